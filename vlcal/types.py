@@ -15,6 +15,14 @@ BLOCK_BYTES = 64 << 20
 _TENSORS = ("logits", "labels", "image_features", "text_features", "row_scale", "predicted_scale")
 
 
+class VlcalWarning(UserWarning):
+    """Every warning of this package; the message is one sentence with the way out."""
+
+
+class NoSamplesError(ValueError):
+    """A number was asked of zero samples: there is none, and 0 would look like a result."""
+
+
 @dataclass(frozen=True)
 class ClassSet:
     """Class names in label order, and the template that turns a name into a prompt.
@@ -34,7 +42,8 @@ class ClassSet:
         for label, name in enumerate(self.names):
             if not isinstance(name, str) or not name.strip():
                 raise ValueError(
-                    f"ClassSet: every name must be a non-empty string, got {name!r} for label {label}"
+                    "ClassSet: every name must be a non-empty string, "
+                    f"got {name!r} for label {label}"
                 )
         if self.template.count("{}") != 1:
             raise ValueError(
@@ -58,7 +67,7 @@ class ClassSet:
 
 
 class Batch(NamedTuple):
-    """One batch of a loader: images [B, 3, H, W], labels [B], and the position of each image in its list [B]."""
+    """One batch of a loader: images [B, 3, H, W], labels [B], positions in the image list [B]."""
 
     images: Tensor
     labels: Tensor
@@ -66,7 +75,7 @@ class Batch(NamedTuple):
 
 
 class Outputs(NamedTuple):
-    """What every tuner returns: logits [B, C], unit image features [B, D], unit text features [C, D]."""
+    """What every tuner returns: logits [B, C], unit features of images [B, D] and texts [C, D]."""
 
     logits: Tensor
     image_features: Tensor
@@ -74,9 +83,10 @@ class Outputs(NamedTuple):
 
 
 class Outcomes(NamedTuple):
-    """What a metric sees: one value per sample, all [N]; a field is None when the input could not provide it.
+    """What a metric sees: one value per sample, all [N]; None where the input could not provide it.
 
-    `log_likelihood` is log p(label) in nats, `brier` the sum over classes of (p - one-hot)^2, `proximity` in (0, 1].
+    `log_likelihood` is log p(label) in nats, `brier` the sum over classes of (p - one-hot)^2,
+    `proximity` in (0, 1].
     """
 
     confidence: Tensor
@@ -90,10 +100,11 @@ class Outcomes(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Everything calibration sees of a model: logits, labels, features, and the same of the zero-shot model.
+    """Everything calibration sees of a model: logits, labels, features, and its zero-shot twin.
 
-    Either `logits` are stored, or `image_features`, `text_features` and `logit_scale` are given and logits exist only in
-    blocks: `logit_scale * image_features @ text_features.T`, each row times `row_scale` and `predicted_scale[predicted]`.
+    Either `logits` are stored, or `image_features`, `text_features` and `logit_scale` are given and
+    logits exist only in blocks: `logit_scale * image_features @ text_features.T`, each row times
+    `row_scale` and `predicted_scale[predicted]`.
 
     Args:
         logits: [N, C] floating point, already multiplied by the model's logit scale.
@@ -107,7 +118,8 @@ class Predictions:
         predicted_scale: [C] recorded factors by predicted class; only without stored logits.
 
     Raises:
-        ValueError: shapes disagree, labels are out of range, logits are not finite, or neither form is complete.
+        ValueError: shapes disagree, labels are out of range, values are not finite, or neither form
+            is complete.
     """
 
     logits: Tensor | None = None
@@ -139,17 +151,24 @@ class Predictions:
             raise ValueError(
                 f"Predictions: class_names must have {c} names, got {len(self.class_names)}"
             )
+        if self.zero_shot is not None and (len(self.zero_shot), self.zero_shot.n_classes) != (n, c):
+            raise ValueError(
+                f"Predictions: zero_shot must be of the same {n} images and {c} classes, "
+                f"got {len(self.zero_shot)} and {self.zero_shot.n_classes}"
+            )
         if self.labels is not None:
             object.__setattr__(self, "labels", check_labels("Predictions", self.labels, n, c))
 
     def _check_logits(self, logits: Tensor) -> None:
         if logits.ndim != 2 or logits.shape[1] < 1 or not logits.is_floating_point():
             raise ValueError(
-                f"Predictions: logits must be floating point [N, C] with C >= 1, got {logits.dtype} {tuple(logits.shape)}"
+                "Predictions: logits must be floating point [N, C] with C >= 1, "
+                f"got {logits.dtype} {tuple(logits.shape)}"
             )
         if self.row_scale is not None or self.predicted_scale is not None:
             raise ValueError(
-                "Predictions: row_scale and predicted_scale belong to predictions without stored logits"
+                "Predictions: row_scale and predicted_scale belong to predictions without stored "
+                "logits"
             )
         check_finite("Predictions: logits", logits)
 
@@ -181,7 +200,7 @@ class Predictions:
         return len(self.text_features)
 
     def blocks(self, max_bytes: int = BLOCK_BYTES) -> Iterator[tuple[slice, Tensor]]:
-        """Logits in blocks of rows: (rows, [rows, C] floating point), at most about `max_bytes` each."""
+        """Logits in blocks of rows: (rows, [rows, C] floating point), about `max_bytes` each."""
         size = max(1, max_bytes // (4 * self.n_classes))
         for start in range(0, len(self), size):
             rows = slice(start, min(start + size, len(self)))
@@ -196,11 +215,14 @@ class Predictions:
             and self.logit_scale is not None
         )
         block = self.image_features[rows].float() @ self.text_features.float().T * self.logit_scale
+        if self.predicted_scale is None and self.row_scale is None:
+            return block
+        factor = torch.ones(len(block), device=block.device)
         if self.predicted_scale is not None:
-            block = block * self.predicted_scale[block.argmax(-1), None]
+            factor = factor * self.predicted_scale.to(factor)[block.argmax(-1)]
         if self.row_scale is not None:
-            block = block * self.row_scale[rows, None]
-        return block
+            factor = factor * self.row_scale[rows].to(factor)
+        return _scale_rows(block, factor)
 
     def with_logits(self, logits: Tensor) -> Predictions:
         """The same predictions with other stored logits [N, C]."""
@@ -209,31 +231,56 @@ class Predictions:
     def scaled(
         self, *, row: Tensor | float | None = None, predicted: Tensor | None = None
     ) -> Predictions:
-        """Multiply the logits of every row by `row` ([N] or one factor) and by `predicted` [C] at its predicted class.
+        """Multiply every row of logits by `row` and by `predicted` at its predicted class.
 
-        Stored logits are multiplied now; otherwise the factors are recorded for the fused operations. All factors must be
-        positive, so that no predicted class changes.
+        Stored logits are multiplied now, half precision as float32; otherwise the factors are
+        recorded for the fused operations. No predicted class changes, not even by rounding.
+
+        Args:
+            row: one factor, or [N]; positive.
+            predicted: [C] positive.
+
+        Raises:
+            ValueError: a factor is not positive and finite, or has another shape.
         """
-        rows = None if row is None else torch.as_tensor(row, dtype=torch.float32).expand(len(self))
-        for name, factor in (("row", rows), ("predicted", predicted)):
-            if factor is not None and not bool((torch.isfinite(factor) & (factor > 0)).all()):
-                raise ValueError(f"Predictions.scaled: {name} factors must be positive and finite")
-        if self.logits is not None:
-            factor = torch.ones(len(self), dtype=self.logits.dtype, device=self.logits.device)
-            if rows is not None:
-                factor = factor * rows.to(factor)
-            if predicted is not None:
-                factor = factor * predicted.to(factor)[self.logits.argmax(-1)]
-            return self.with_logits(self.logits * factor[:, None])
+        rows = None if row is None else self._factors("row", row, len(self))
+        classes = (
+            None if predicted is None else self._factors("predicted", predicted, self.n_classes)
+        )
+        if self.logits is None:
+            return self._record(rows, classes)
+        factor = torch.ones(len(self), dtype=_wide(self.logits.dtype), device=self.logits.device)
+        if rows is not None:
+            factor = factor * rows.to(factor)
+        if classes is not None:
+            factor = factor * classes.to(factor)[self.logits.argmax(-1)]
+        return self.with_logits(_scale_rows(self.logits, factor))
+
+    def _record(self, rows: Tensor | None, classes: Tensor | None) -> Predictions:
         if rows is not None and self.row_scale is not None:
-            rows = rows * self.row_scale
-        if predicted is not None and self.predicted_scale is not None:
-            predicted = predicted * self.predicted_scale
+            rows = rows * self.row_scale.to(rows)
+        if classes is not None and self.predicted_scale is not None:
+            classes = classes * self.predicted_scale.to(classes)
         return replace(
             self,
-            row_scale=self.row_scale if rows is None else rows.contiguous(),
-            predicted_scale=self.predicted_scale if predicted is None else predicted.float(),
+            row_scale=self.row_scale if rows is None else rows.float(),
+            predicted_scale=self.predicted_scale if classes is None else classes.float(),
         )
+
+    def _factors(self, name: str, value: Tensor | float, size: int) -> Tensor:
+        like = self.logits if self.logits is not None else self.image_features
+        assert like is not None
+        # a tensor keeps its dtype; a number takes the precision of the logits
+        dtype = value.dtype if isinstance(value, Tensor) else _wide(like.dtype)
+        factor = torch.as_tensor(value, dtype=dtype, device=like.device).detach()
+        if factor.shape not in ((), (size,)):
+            raise ValueError(
+                f"Predictions.scaled: {name} factors must be one number or [{size}], "
+                f"got shape {tuple(factor.shape)}"
+            )
+        if not bool((torch.isfinite(factor) & (factor > 0)).all()):
+            raise ValueError(f"Predictions.scaled: {name} factors must be positive and finite")
+        return factor.expand(size).contiguous()
 
     def select(self, rows: Tensor) -> Predictions:
         """The samples `rows` (indices or a mask [N]), with their zero-shot twins."""
@@ -306,8 +353,24 @@ class Predictions:
         )
 
 
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)
+
+
+def _scale_rows(logits: Tensor, factor: Tensor) -> Tensor:
+    """Rows times positive factors [N], in float32 or wider, every first argmax where it was."""
+    before = logits.argmax(-1)
+    scaled = logits.to(_wide(logits.dtype)) * factor[:, None]
+    # a product may round two neighboring floats to one and so let an earlier class win
+    moved = (scaled.argmax(-1) != before).nonzero()[:, 0]
+    top = before[moved]
+    above = torch.full((), torch.inf, dtype=scaled.dtype, device=scaled.device)
+    scaled[moved, top] = torch.nextafter(scaled[moved, top], above)
+    return scaled
+
+
 def check_labels(who: str, labels: Tensor, n: int, n_classes: int | None) -> Tensor:
-    """`labels` as int64 [n] in 0..n_classes-1, or a ValueError that names the first row that is not."""
+    """`labels` as int64 [n] in 0..n_classes-1, or a ValueError naming the first row that is not."""
     if labels.shape != (n,):
         raise ValueError(
             f"{who}: labels must be [N] = [{n}] class indices, got shape {tuple(labels.shape)}"
@@ -320,17 +383,21 @@ def check_labels(who: str, labels: Tensor, n: int, n_classes: int | None) -> Ten
         if bool(bad.any()):
             row = int(bad.int().argmax())
             raise ValueError(
-                f"{who}: labels must be in 0..{n_classes - 1}, got {int(labels[row])} in row {row} ({int(bad.sum())} in all)"
+                f"{who}: labels must be in 0..{n_classes - 1}, "
+                f"got {int(labels[row])} in row {row} ({int(bad.sum())} in all)"
             )
     return labels
 
 
 def check_finite(who: str, values: Tensor) -> None:
     """Raise a ValueError with count and first row if `values` holds NaN or an infinity."""
+    # two numbers first: a mask of all values is only made for the message
+    if not values.numel() or bool(torch.isfinite(torch.stack(values.aminmax())).all()):
+        return
     bad = ~torch.isfinite(values)
-    if bool(bad.any()):
-        rows = bad.reshape(len(values), -1).any(-1)
-        raise ValueError(
-            f"{who} must be finite, got {int(bad.sum())} NaN or infinite values in {int(rows.sum())} rows, "
-            f"the first in row {int(rows.int().argmax())} (an overflow of float16?)"
-        )
+    rows = bad.reshape(len(values), -1).any(-1)
+    raise ValueError(
+        f"{who} must be finite, got {int(bad.sum())} NaN or infinite values in "
+        f"{int(rows.sum())} rows, the first in row {int(rows.int().argmax())} "
+        "(an overflow of float16?)"
+    )

@@ -27,7 +27,7 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
 
 
 def append_line(path: str | Path, line: str) -> None:
-    """Append one line with a single write, so that two processes never interleave and a kill leaves at most one torn tail."""
+    """Append one line with one write: two processes never interleave, a torn tail is closed."""
     if "\n" in line:
         raise ValueError("append_line: one line at a time, got a line break inside")
     target = Path(path)
@@ -42,7 +42,7 @@ def append_line(path: str | Path, line: str) -> None:
 
 
 def sha256_of(*parts: bytes | str | dict[str, Any] | list[Any]) -> str:
-    """One hexadecimal SHA-256 over the parts in order; dictionaries and lists count by their sorted JSON."""
+    """One hexadecimal SHA-256 over the parts; dictionaries and lists count by their JSON."""
     digest = hashlib.sha256()
     for part in parts:
         if isinstance(part, str):

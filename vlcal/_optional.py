@@ -1,4 +1,4 @@
-"""Optional dependencies: imported where they are needed, refused in one sentence that names the extra."""
+"""Optional dependencies: imported where needed, refused in a sentence that names the extra."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from types import ModuleType
 
 
 def optional(module: str, extra: str, who: str) -> ModuleType:
-    """The module, or an ImportError that says who needs it, which extra brings it and what really went wrong.
+    """The module, or an ImportError that says who needs it, which extra has it, and the cause.
 
-    Some pairs of torch and torchvision raise RuntimeError while being imported, so every exception counts as "missing".
+    Some pairs of torch and torchvision raise RuntimeError while being imported, so every exception
+    counts as "missing".
     """
     try:
         return importlib.import_module(module)

@@ -1,0 +1,46 @@
+"""Fixed seeds, NaN-filled uninitialized memory, two threads."""
+
+import random
+
+import numpy as np
+import pytest
+import torch
+
+_EMPTY = {name: getattr(torch, name) for name in ("empty", "empty_like")}
+
+
+@pytest.fixture(autouse=True)
+def fixed_seeds():
+    random.seed(0)
+    np.random.seed(0)
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def poisoned_memory(monkeypatch):
+    """Fill what `torch.empty` returns with NaN or a huge integer: unwritten elements fail."""
+
+    def poisoned(name):
+        def make(*args, **kwargs):
+            tensor = _EMPTY[name](*args, **kwargs)
+            if tensor.device.type == "meta" or type(tensor) is not torch.Tensor:
+                return tensor
+            if tensor.is_floating_point():
+                return tensor.fill_(float("nan"))
+            return (
+                tensor.fill_(torch.iinfo(tensor.dtype).min)
+                if tensor.dtype == torch.int64
+                else tensor
+            )
+
+        return make
+
+    import vlcal._native
+
+    for name in _EMPTY:
+        monkeypatch.setattr(vlcal._native.torch, name, poisoned(name))
+
+
+@pytest.fixture
+def generator():
+    return torch.Generator().manual_seed(0)

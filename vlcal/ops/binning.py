@@ -1,0 +1,245 @@
+"""Bin statistics in integers: any split and order of the samples gives the same bits."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlcal import _native
+from vlcal.ops import reference
+from vlcal.ops._dispatch import Backend, dispatch
+from vlcal.ops.reference import CONFIDENCE_UNIT
+
+
+@dataclass(frozen=True, eq=False)
+class BinStatistics:
+    """Counts, correct ones and confidence sums per bin or group, added up with `+`.
+
+    Args:
+        table: [3, B] int64: counts, correct ones, sums of confidence in units of 2^-30. A sum holds
+            8.5e9 samples.
+        edges: [B + 1] float64 bin edges; None for groups that are not intervals of confidence.
+        closed: "right" for (lo, hi], "left" for [lo, hi).
+    """
+
+    table: Tensor
+    edges: Tensor | None = None
+    closed: Literal["right", "left"] = "right"
+
+    def __add__(self, other: BinStatistics) -> BinStatistics:
+        if not isinstance(other, BinStatistics):
+            return NotImplemented
+        same_edges = (self.edges is None) == (other.edges is None) and (
+            self.edges is None or other.edges is None or torch.equal(self.edges, other.edges)
+        )
+        if self.table.shape != other.table.shape or not same_edges or self.closed != other.closed:
+            raise ValueError(
+                "BinStatistics: only statistics over the same bins can be added, "
+                f"got {self.n_bins} bins closed {self.closed} "
+                f"and {other.n_bins} closed {other.closed}"
+            )
+        return BinStatistics(self.table + other.table, self.edges, self.closed)
+
+    @property
+    def n_bins(self) -> int:
+        """B."""
+        return self.table.shape[1]
+
+    @property
+    def n(self) -> int:
+        """Number of samples."""
+        return int(self.count.sum())
+
+    @property
+    def count(self) -> Tensor:
+        """Samples per bin, [B] int64."""
+        return self.table[0]
+
+    @property
+    def correct(self) -> Tensor:
+        """Correct samples per bin, [B] int64."""
+        return self.table[1]
+
+    @property
+    def confidence(self) -> Tensor:
+        """Sum of confidences per bin, [B] float64; each sample is rounded to 2^-30."""
+        return self.table[2].double() * CONFIDENCE_UNIT
+
+    def gaps(self) -> Tensor:
+        """Mean confidence minus accuracy per bin, [B] float64; 0 for an empty bin."""
+        return (self.confidence - self.correct) / self.count.clamp(min=1)
+
+    def ece(self) -> float:
+        """Expected calibration error: sum of (n_b / N) |gap_b| (Guo et al., ICML 2017)."""
+        self._refuse_empty("ece")
+        return float((self.confidence - self.correct).abs().sum() / self.n)
+
+    def mce(self) -> float:
+        """Maximum calibration error: the largest |gap_b|, however few samples it holds."""
+        self._refuse_empty("mce")
+        return float(self.gaps().abs().max())
+
+    def _refuse_empty(self, name: str) -> None:
+        if self.n == 0:
+            raise ValueError(f"BinStatistics.{name}: needs at least one sample, got none")
+
+
+def bin_statistics(
+    confidence: Tensor,
+    correct: Tensor,
+    n_bins: int = 15,
+    *,
+    closed: Literal["right", "left"] = "right",
+    edges: Tensor | None = None,
+    backend: str | None = None,
+) -> BinStatistics:
+    """Count, sum of confidence and number of correct samples in bins of equal width.
+
+    The edges are `numpy.linspace(0, 1, n_bins + 1)` in float64, and a confidence is compared with
+    them exactly. A confidence of 0 is in the first bin and 1 in the last, whichever side is closed
+    (Guo et al., ICML 2017).
+
+    Args:
+        confidence: [N] floating point in 0..1.
+        correct: [N] bool (or integers 0 and 1).
+        n_bins: B >= 1.
+        closed: "right" for (lo, hi], "left" for [lo, hi).
+        edges: [B + 1] ascending float64 edges instead of `n_bins` equal ones; the first and last
+            count as open.
+        backend: "native" or "reference"; by default the fastest that accepts the call.
+
+    Returns:
+        BinStatistics; bit-identical for every order, batch split, thread count and backend.
+
+    Raises:
+        ValueError: shapes or dtypes break the contract, or a confidence is NaN or outside 0..1.
+
+    Not differentiable.
+
+        >>> confidence, correct = torch.tensor([0.95, 0.85]), torch.tensor([True, False])
+        >>> bins = bin_statistics(confidence, correct, n_bins=10)
+        >>> bins.count[8:].tolist(), bins.correct[8:].tolist()
+        ([1, 1], [0, 1])
+    """
+    correct = check_pairs("bin_statistics", confidence, correct)
+    if closed not in ("right", "left"):
+        raise ValueError(f"bin_statistics: closed must be 'right' or 'left', got {closed!r}")
+    if edges is None:
+        if isinstance(n_bins, bool) or not isinstance(n_bins, int) or n_bins < 1:
+            raise ValueError(f"bin_statistics: n_bins must be an integer >= 1, got {n_bins!r}")
+        edges = torch.from_numpy(np.linspace(0.0, 1.0, n_bins + 1))
+    elif edges.ndim != 1 or len(edges) < 2 or not bool((edges.diff() > 0).all()):
+        raise ValueError("bin_statistics: edges must be [B + 1] ascending values with B >= 1")
+    edges = edges.to(confidence.device, torch.float64)
+    table = _bin_statistics(confidence.detach(), correct, edges, closed == "right", backend or "")
+    return BinStatistics(table, edges, closed)
+
+
+def group_statistics(
+    group: Tensor, confidence: Tensor, correct: Tensor, n_groups: int
+) -> BinStatistics:
+    """The same sums for groups that are given: classes, proximity bins, any partition.
+
+    Args:
+        group: [N] integers in 0..n_groups-1.
+        confidence: [N] floating point in 0..1.
+        correct: [N] bool (or integers 0 and 1).
+        n_groups: number of groups, >= 1.
+
+    Returns:
+        BinStatistics without edges; bit-identical for every order and batch split.
+
+    Raises:
+        ValueError: shapes, dtypes or ranges break the contract.
+    """
+    correct = check_pairs("group_statistics", confidence, correct)
+    if group.shape != confidence.shape or group.is_floating_point() or group.dtype == torch.bool:
+        raise ValueError(
+            f"group_statistics: group must be [N] integers, got {group.dtype} {tuple(group.shape)}"
+        )
+    if len(group) and not 0 <= int(group.min()) <= int(group.max()) < n_groups:
+        raise ValueError(
+            f"group_statistics: group must be in 0..{n_groups - 1}, "
+            f"got {int(group.min())}..{int(group.max())}"
+        )
+    _refuse_row("group_statistics", confidence, _first_bad(confidence))
+    return BinStatistics(
+        reference.group_statistics(group.long(), confidence.detach(), correct, n_groups)
+    )
+
+
+def check_pairs(who: str, confidence: Tensor, correct: Tensor) -> Tensor:
+    """`correct` as bool [N], after checking both shapes and dtypes."""
+    if confidence.ndim != 1 or not confidence.is_floating_point():
+        raise ValueError(
+            f"{who}: confidence must be floating point [N], "
+            f"got {confidence.dtype} {tuple(confidence.shape)}"
+        )
+    if correct.shape != confidence.shape or correct.device != confidence.device:
+        raise ValueError(
+            f"{who}: correct must have the shape and device of confidence {tuple(confidence.shape)}"
+            f" on {confidence.device}, got {tuple(correct.shape)} on {correct.device}"
+        )
+    if correct.dtype == torch.bool:
+        return correct
+    if correct.is_floating_point() or bool(((correct != 0) & (correct != 1)).any()):
+        raise ValueError(f"{who}: correct must be bool, or integers 0 and 1, got {correct.dtype}")
+    return correct.bool()
+
+
+def _first_bad(confidence: Tensor) -> int:
+    bad = ~((confidence >= 0) & (confidence <= 1))
+    return int(bad.int().argmax()) if bool(bad.any()) else -1
+
+
+def _refuse_row(who: str, confidence: Tensor, row: int) -> None:
+    if row >= 0:
+        bad = int((~((confidence >= 0) & (confidence <= 1))).sum())
+        raise ValueError(
+            f"{who}: confidence must be in 0..1 and not NaN, "
+            f"got {float(confidence[row])} in row {row} ({bad} such rows in all)"
+        )
+
+
+def _run_reference(confidence: Tensor, correct: Tensor, edges: Tensor, right: bool) -> Tensor:
+    _refuse_row("bin_statistics", confidence, _first_bad(confidence))
+    return reference.bin_statistics(confidence, correct, edges, right)
+
+
+def _run_native(confidence: Tensor, correct: Tensor, edges: Tensor, right: bool) -> Tensor:
+    dtype = torch.float64 if confidence.dtype == torch.float64 else torch.float32
+    confidence = confidence.to(dtype).contiguous()
+    thresholds = _thresholds(edges[1:-1], dtype, right)
+    table, bad = _native.bin_statistics(confidence, correct.contiguous(), thresholds)
+    _refuse_row("bin_statistics", confidence, bad)
+    return table
+
+
+def _thresholds(interior: Tensor, dtype: torch.dtype, right: bool) -> Tensor:
+    """The smallest values of `dtype` above (right-closed) or not below the edges."""
+    near = interior.to(dtype)
+    short = near.double() <= interior if right else near.double() < interior
+    return torch.where(short, torch.nextafter(near, torch.full_like(near, torch.inf)), near)
+
+
+BACKENDS = (
+    Backend("native", _run_native, _native.missing, _native.refuse_device),
+    Backend("reference", _run_reference),
+)
+
+
+@torch.library.custom_op("vlcal::bin_statistics", mutates_args=())
+def _bin_statistics(
+    confidence: Tensor, correct: Tensor, edges: Tensor, right: bool, backend: str
+) -> Tensor:
+    args = (confidence, correct, edges, right)
+    return dispatch("bin_statistics", BACKENDS, args, backend or None)
+
+
+@_bin_statistics.register_fake
+def _(confidence: Tensor, correct: Tensor, edges: Tensor, right: bool, backend: str) -> Tensor:
+    return confidence.new_empty((3, edges.shape[0] - 1), dtype=torch.int64)

@@ -271,7 +271,7 @@ class Predictions:
         like = self.logits if self.logits is not None else self.image_features
         assert like is not None
         # a tensor keeps its dtype; a number takes the precision of the logits
-        dtype = value.dtype if isinstance(value, Tensor) else _wide(like.dtype)
+        dtype = _wide(like.dtype) if isinstance(value, (int, float)) else value.dtype
         factor = torch.as_tensor(value, dtype=dtype, device=like.device).detach()
         if factor.shape not in ((), (size,)):
             raise ValueError(

@@ -1,0 +1,180 @@
+"""Interleaved timing of alternatives, and the memory each of them needs at its peak."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import gc
+import os
+import select
+import signal
+import statistics
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, NamedTuple
+
+import torch
+
+from vlcal import _native
+
+SHORTEST = 2e-3  # seconds a measurement lasts at least: short calls are repeated inside it
+CHILD_SECONDS = 120
+
+
+class Provider(NamedTuple):
+    """One way to do the work of a benchmark; the first of a list is the one under test.
+
+    Args:
+        name: what the table says, e.g. "torchmetrics".
+        run: does the work once, inputs bound.
+        target: how many times slower than the one under test it is meant to be; never asserted.
+        threads: for torch, faiss, BLAS and OpenMP alike.
+        isa: limit of the native kernels, see `limit_isa`.
+        missing: why it cannot run here.
+        full: run with --full only.
+    """
+
+    name: str
+    run: Callable[[], Any]
+    target: float | None = None
+    threads: int = 1
+    isa: str = "native"
+    missing: str | None = None
+    full: bool = False
+
+
+class Timing(NamedTuple):
+    """Seconds a call of one provider, and round by round its ratio to the one under test."""
+
+    seconds: list[float]
+    ratios: list[float]
+
+    @property
+    def p50(self) -> float:
+        return statistics.median(self.seconds)
+
+    def quantile(self, share: float) -> float:
+        ordered = sorted(self.seconds)
+        return ordered[round(share * (len(ordered) - 1))]
+
+
+@functools.cache
+def _controller() -> Any:
+    try:
+        from threadpoolctl import ThreadpoolController
+    except ImportError:
+        return None
+    return ThreadpoolController()
+
+
+def set_threads(threads: int) -> None:
+    """One number for everybody: torch.set_num_threads does not bind faiss or numpy."""
+    torch.set_num_threads(threads)
+    if _controller() is not None:
+        _controller().limit(limits=threads)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        try:
+            import faiss
+        except ImportError:
+            return
+    faiss.omp_set_num_threads(threads)
+
+
+@contextmanager
+def settings(threads: int = 1, isa: str = "native") -> Iterator[None]:
+    """Threads and instruction sets of one provider, for the length of a block."""
+    before = torch.get_num_threads()
+    set_threads(threads)
+    if _native.missing() is None:
+        _native.library().limit_isa(isa)
+    try:
+        yield
+    finally:
+        set_threads(before)
+        if _native.missing() is None:
+            _native.library().limit_isa("native")
+
+
+def interleaved(providers: Sequence[Provider], seconds: float, rounds: int) -> list[Timing]:
+    """Time A B C A B C ... for about `seconds`, at least `rounds` times, garbage collection off."""
+    repeats = []
+    for provider in providers:
+        with settings(provider.threads, provider.isa):
+            provider.run()
+            once = min(_time(provider.run, 1), _time(provider.run, 1))
+        repeats.append(max(1, round(SHORTEST / once)))
+    taken: list[list[float]] = [[] for _ in providers]
+    start = time.perf_counter()
+    gc.collect()
+    gc.disable()
+    try:
+        while len(taken[0]) < rounds or time.perf_counter() - start < seconds:
+            for provider, repeat, times in zip(providers, repeats, taken, strict=True):
+                with settings(provider.threads, provider.isa):
+                    times.append(_time(provider.run, repeat))
+    finally:
+        gc.enable()
+    return [
+        Timing(times, [t / base for t, base in zip(times, taken[0], strict=True)])
+        for times in taken
+    ]
+
+
+def _time(run: Callable[[], Any], repeat: int) -> float:
+    start = time.perf_counter()
+    for _ in range(repeat):
+        run()
+    return (time.perf_counter() - start) / repeat
+
+
+def peak_mib(provider: Provider) -> float | None:
+    """MiB above its inputs that one call needs: growth of the resident peak in a forked child.
+
+    The child runs the call once, because pages of libraries count when they are first touched;
+    then it gives freed memory back and resets the kernel's peak counter, so that neither the heap
+    nor earlier peaks hide an allocation, and runs it again. It has one thread, because OpenMP pools
+    do not survive a fork. None where this cannot be measured.
+    """
+    if not os.path.exists("/proc/self/clear_refs"):
+        return None
+    reader, writer = os.pipe()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        child = os.fork()
+    if child == 0:
+        _measure_in_child(provider, writer)
+    os.close(writer)
+    try:
+        if not select.select([reader], [], [], CHILD_SECONDS)[0]:
+            os.kill(child, signal.SIGKILL)
+            return None
+        answer = os.read(reader, 64)
+    finally:
+        os.close(reader)
+        os.waitpid(child, 0)
+    return float(answer) if answer else None
+
+
+def _measure_in_child(provider: Provider, writer: int) -> None:
+    try:
+        with settings(1, provider.isa):
+            provider.run()
+            gc.collect()
+            ctypes.CDLL(None).malloc_trim(0)
+            with open("/proc/self/clear_refs", "w") as file:
+                file.write("5")
+            before = _status("VmRSS")
+            result = provider.run()
+            grown = _status("VmHWM") - before
+            del result
+        os.write(writer, f"{max(grown, 0) / 1024:.2f}".encode())
+    finally:
+        os._exit(0)
+
+
+def _status(field: str) -> int:
+    with open("/proc/self/status") as file:
+        return next(int(line.split()[1]) for line in file if line.startswith(field + ":"))

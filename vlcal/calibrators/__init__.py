@@ -1,0 +1,45 @@
+"""Calibrators: fitted on validation predictions, they map predictions to predictions."""
+
+import importlib
+
+from vlcal.calibrators.base import Calibrator, Chain, FittedOnTest, NotFitted
+from vlcal.calibrators.distance import DistanceAware
+from vlcal.calibrators.storage import load_calibrator, save_calibrator
+from vlcal.calibrators.temperature import TemperatureScaling
+
+CALIBRATORS = (TemperatureScaling, DistanceAware)
+
+
+def calibrator(name: str) -> type:
+    """The class of that name in `CALIBRATORS`, or of a dotted path `package.module:Class`.
+
+    Raises:
+        ValueError: the name is not known; the message lists those that are.
+        ImportError: the module of a dotted path cannot be imported.
+    """
+    known = {each.name: each for each in CALIBRATORS}
+    if name in known:
+        return known[name]
+    module, colon, attribute = name.partition(":")
+    if not colon:
+        raise ValueError(
+            f"calibrator: unknown name {name!r}; known: {', '.join(known)}, or package.module:Class"
+        )
+    found = getattr(importlib.import_module(module), attribute, None)
+    if not isinstance(found, type):
+        raise ValueError(f"calibrator: {module} has no class {attribute!r}")
+    return found
+
+
+__all__ = [
+    "CALIBRATORS",
+    "Calibrator",
+    "Chain",
+    "DistanceAware",
+    "FittedOnTest",
+    "NotFitted",
+    "TemperatureScaling",
+    "calibrator",
+    "load_calibrator",
+    "save_calibrator",
+]

@@ -1,0 +1,134 @@
+"""The protocol of calibrators, chains of them, and the guard against fitting on the test data."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, ClassVar, Protocol
+
+import torch
+from torch import Tensor
+
+from vlcal._files import sha256_of
+from vlcal.types import Predictions, VlcalWarning
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
+
+
+class NotFitted(ValueError):
+    """`transform` was called before `fit`."""
+
+
+class FittedOnTest(VlcalWarning):
+    """The predictions to calibrate are those the calibrator was fitted on."""
+
+
+class Calibrator(Protocol):
+    """A map from predictions to predictions, fitted on validation predictions.
+
+    `softmax(logits)` of the result is the calibrated belief. Parameters are constructor arguments,
+    what `fit` learns ends in an underscore and is only a tensor, a number, a string, a tuple of
+    strings or None, so that it is saved without pickle. `transform` changes nothing.
+
+    Attributes:
+        name: how the calibrator is called in tables and on the command line.
+        keeps_argmax: no predicted class changes, ties included.
+        handles_new_classes: may be applied to other classes than those of `fit`.
+        needs: fields of `Predictions` that `fit` reads.
+    """
+
+    @property
+    def name(self) -> str: ...  # noqa: D102
+    @property
+    def keeps_argmax(self) -> bool: ...  # noqa: D102
+    @property
+    def handles_new_classes(self) -> bool: ...  # noqa: D102
+    @property
+    def needs(self) -> tuple[str, ...]: ...  # noqa: D102
+
+    def fit(self, val: Predictions) -> Self:
+        """Learn from validation predictions; the same object, fitted."""
+        ...
+
+    def transform(self, test: Predictions) -> Predictions:
+        """Calibrated predictions; `test` stays as it is."""
+        ...
+
+
+@dataclass
+class Chain:
+    """Calibrators one after the other, each fitted on what the ones before it made of validation.
+
+    Args:
+        steps: calibrators in order; `fit` fits these very objects.
+    """
+
+    name: ClassVar[str] = "chain"
+
+    steps: Sequence[Calibrator] = field(default=())
+
+    @property
+    def keeps_argmax(self) -> bool:
+        """Whether every step does."""
+        return all(step.keeps_argmax for step in self.steps)
+
+    @property
+    def handles_new_classes(self) -> bool:
+        """Whether every step does."""
+        return all(step.handles_new_classes for step in self.steps)
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """What any step needs."""
+        return tuple(dict.fromkeys(need for step in self.steps for need in step.needs))
+
+    def fit(self, val: Predictions) -> Self:
+        """Fit every step on the validation predictions as the steps before it left them."""
+        for step in self.steps:
+            step.fit(val)
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", FittedOnTest)  # on purpose here
+                val = step.transform(val)
+        return self
+
+    def transform(self, test: Predictions) -> Predictions:
+        """Apply the steps in order."""
+        for step in self.steps:
+            test = step.transform(test)
+        return test
+
+
+def need(who: str, predictions: Predictions, *fields: str) -> None:
+    """Raise a ValueError that names the first of these fields the predictions lack."""
+    for name in fields:
+        if getattr(predictions, name) is None:
+            raise ValueError(f"{who}: needs predictions with {name}, got none")
+
+
+def content_hash(predictions: Predictions, rows: int = 64) -> str:
+    """A hash of the labels and of up to `rows` rows of logits or image features, spread evenly."""
+    values = predictions.logits if predictions.logits is not None else predictions.image_features
+    assert values is not None
+    rows = min(rows, len(values))
+    chosen = torch.arange(rows, device=values.device) * (len(values) - 1) // max(rows - 1, 1)
+    parts = [_bytes(values[chosen])]
+    if predictions.labels is not None:
+        parts.append(_bytes(predictions.labels))
+    return sha256_of(*parts)
+
+
+def _bytes(values: Tensor) -> bytes:
+    return values.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
+
+
+def warn_if_seen(who: str, fitted_on: str | None, test: Predictions) -> None:
+    """Warn loudly if `test` has the content hash of the data of `fit`."""
+    if fitted_on is not None and content_hash(test) == fitted_on:
+        warnings.warn(
+            f"{who}: fitted on the very predictions it is applied to, so every number measured on "
+            "them is too good; fit on a validation split",
+            FittedOnTest,
+            stacklevel=3,
+        )

@@ -31,7 +31,7 @@ def asset(name: str) -> Path:
 
 
 def icon_clip_config() -> dict[str, Any]:
-    """The icon CLIP's `model_cfg` (open_clip's), `preprocess_cfg`, `template`, training, figures."""
+    """The icon CLIP's `model_cfg` (open_clip's), `preprocess_cfg`, `template` and figures."""
     return json.loads(asset("icon_clip.json").read_text(encoding="utf-8"))
 
 

@@ -1,0 +1,251 @@
+"""The public door: every accepted input gives the same numbers, every wrong one a sentence."""
+
+import json
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from vlcal.evaluation import evaluate
+from vlcal.metrics import METRICS, convention
+from vlcal.types import NoSamplesError, Predictions
+
+RNG = np.random.default_rng(0)
+LOGITS = RNG.normal(size=(60, 5)).astype(np.float32) * 4
+LABELS = RNG.integers(5, size=60)
+PROBS = np.exp(LOGITS.astype(np.float64))
+PROBS /= PROBS.sum(-1, keepdims=True)
+
+
+def test_five_rows_by_hand():
+    # bins (0.4, 0.4667], (0.5333, 0.6], (0.8667, 0.9333]: gaps of 0.45, 0.6 and -0.1 + 0.5 * ...
+    seen = evaluate(
+        confidence=np.array([0.45, 0.6, 0.9, 0.92, 0.94]), correct=[False, False, True, True, False]
+    )
+    # bins 7: gap 0.45; 9: gap 0.6; 14: gap 0.91 - 1; 15: gap 0.94
+    assert seen.n == 5
+    assert seen.metrics["accuracy"] == 0.4
+    assert seen.metrics["mean_confidence"] == pytest.approx(0.762)
+    assert seen.metrics["ece"] == pytest.approx((0.45 + 0.6 + 2 * 0.09 + 0.94) / 5)
+    assert seen.metrics["mce"] == pytest.approx(0.94)
+    assert seen.metrics["mce_weighted"] == pytest.approx(0.94 / 5)
+    assert seen.bins.count[[6, 8, 13, 14]].tolist() == [1, 1, 2, 1]
+
+
+def test_brier_and_nll_by_hand():
+    seen = evaluate(probs=[[0.5, 0.25, 0.25], [0.0, 0.0, 1.0]], labels=[1, 2])
+    assert seen.metrics["nll"] == pytest.approx(np.log(4) / 2)
+    assert seen.metrics["brier"] == pytest.approx((0.25 + 0.5625 + 0.0625) / 2)
+
+
+def test_every_metric_is_measured_or_skipped_with_its_sentence():
+    names = [metric.__name__ for metric in METRICS]
+    full = evaluate(logits=LOGITS, labels=LABELS, proximity=np.linspace(0.2, 0.9, 60))
+    assert list(full.metrics) == names and not full.skipped
+    bare = evaluate(confidence=PROBS.max(-1), correct=PROBS.argmax(-1) == LABELS)
+    assert list(bare.skipped) == ["piece", "nll", "brier"]
+    assert bare.skipped["piece"] == "piece: needs the proximity of every sample"
+    assert bare.metrics["ece"] == pytest.approx(full.metrics["ece"], abs=1e-8)
+
+
+def test_logits_probabilities_predictions_and_confidences_agree():
+    expected = evaluate(logits=LOGITS, labels=LABELS)
+    predictions = Predictions(logits=torch.from_numpy(LOGITS), labels=torch.from_numpy(LABELS))
+    for other in (evaluate(probs=PROBS, labels=LABELS), evaluate(predictions=predictions)):
+        assert other.metrics == pytest.approx(expected.metrics, abs=1e-8)
+        assert other.n_classes == 5
+
+
+def memory_mapped(values, folder):
+    path = folder / f"{values.ndim}.npy"
+    np.save(path, values)
+    return np.load(path, mmap_mode="r")
+
+
+def read_only(values, folder):
+    values = values.copy()
+    values.flags.writeable = False
+    return values
+
+
+FORMS = {
+    "big-endian": lambda values, _: values.astype(values.dtype.newbyteorder(">")),
+    "read-only": read_only,
+    "memory-mapped": memory_mapped,
+    "negative strides": lambda values, _: np.ascontiguousarray(values[::-1])[::-1],
+    "transposed": lambda values, _: np.asfortranarray(values),
+    "list": lambda values, _: values.astype(float if values.ndim > 1 else int).tolist(),
+    "torch": lambda values, _: torch.tensor(values),
+    "requires grad": lambda values, _: torch.tensor(values).requires_grad_(
+        values.dtype.kind == "f"
+    ),
+    "torch strided": lambda values, _: torch.tensor(values).repeat_interleave(2, 0)[::2],
+    "unsigned": lambda values, _: values.astype(np.uint64) if values.dtype.kind == "i" else values,
+    "uint8": lambda values, _: values.astype(np.uint8) if values.dtype.kind == "i" else values,
+}
+
+
+@pytest.mark.parametrize("form", FORMS.values(), ids=FORMS.keys())
+def test_any_array_of_the_same_numbers_gives_the_same_bits(form, tmp_path):
+    expected = evaluate(logits=LOGITS, labels=LABELS)
+    logits = form(LOGITS, tmp_path)
+    seen = evaluate(logits=logits, labels=form(LABELS, tmp_path))
+    assert seen.to_dict() == expected.to_dict()
+
+
+def test_inputs_are_not_changed():
+    logits, labels = LOGITS.copy(), LABELS.copy()
+    evaluate(logits=logits, labels=labels)
+    assert (logits == LOGITS).all() and (labels == LABELS).all()
+
+
+def changed(values, row, column, value):
+    values = np.array(values)
+    values[row, column] = value
+    return values
+
+
+def with_label(value):
+    labels = LABELS.copy()
+    labels[7] = value
+    return labels
+
+
+BAD = [
+    ({}, "give exactly one of logits, probs, confidence, predictions, got none"),
+    ({"logits": LOGITS, "probs": PROBS, "labels": LABELS}, "got logits, probs"),
+    ({"logits": LOGITS}, r"needs labels \[N\], got none"),
+    (
+        {"logits": LOGITS[:, 0], "labels": LABELS},
+        r"\[N, C\] with C >= 1, got torch.float32 \(60,\)",
+    ),
+    ({"logits": LOGITS[:, :0], "labels": LABELS}, "with C >= 1"),
+    ({"logits": LOGITS.astype(int), "labels": LABELS}, "logits: must be floating point .*int64"),
+    (
+        {"logits": LOGITS.astype(complex), "labels": LABELS},
+        "an array of numbers, got dtype complex",
+    ),
+    ({"logits": LOGITS.astype(np.longdouble), "labels": LABELS}, "got dtype (float128|longdouble)"),
+    ({"logits": [["a", "b"]], "labels": [0]}, "an array of numbers, got dtype <U1"),
+    ({"logits": [[1.0, 2.0], [3.0]], "labels": [0, 1]}, "logits: must be an array of numbers"),
+    ({"logits": torch.tensor(LOGITS).to_sparse(), "labels": LABELS}, "dense real tensor"),
+    ({"logits": torch.empty(60, 5, device="meta"), "labels": LABELS}, "dense real .* on meta"),
+    ({"logits": torch.tensor(LOGITS).cfloat(), "labels": LABELS}, "dense real tensor"),
+    (
+        {"logits": changed(LOGITS, (3, 9), 1, np.nan), "labels": LABELS},
+        "logits must be finite, got 2 NaN or infinite values in 2 rows, the first in row 3",
+    ),
+    ({"logits": torch.tensor(LOGITS * 1e5).half(), "labels": LABELS}, "overflow of float16"),
+    (
+        {"logits": LOGITS / 40, "labels": LABELS},
+        r"like cosine similarities .* logit scale \(about 100 for CLIP\).*probs=.*validate=False",
+    ),
+    ({"logits": PROBS, "labels": LABELS}, "give probabilities as probs="),
+    ({"probs": LOGITS, "labels": LABELS}, r"probs must be in 0\.\.1, got -?[\d.]+ in row 0 \(60"),
+    ({"probs": changed(PROBS, 4, 2, -1e-3), "labels": LABELS}, r"got -0\.001 in row 4 \(1 such"),
+    ({"probs": changed(PROBS, 4, 2, np.nan), "labels": LABELS}, r"0\.\.1, got nan in row 4"),
+    ({"probs": PROBS * 0.9, "labels": LABELS}, r"sum to 1 .*got 0\.9 in row 0 \(60 such rows\)"),
+    ({"probs": np.log(PROBS), "labels": LABELS}, r"probs must be in 0\.\.1"),
+    (
+        {"logits": LOGITS, "labels": LABELS.astype(float)},
+        "labels must be integers, got torch.float64",
+    ),
+    ({"logits": LOGITS, "labels": LABELS > 2}, "labels must be integers, got torch.bool"),
+    ({"logits": LOGITS, "labels": np.eye(5, dtype=int)[LABELS]}, r"labels.argmax\(-1\)"),
+    ({"logits": LOGITS, "labels": LABELS[:9]}, r"labels must be \[N\] = \[60\]"),
+    ({"logits": LOGITS, "labels": with_label(5)}, r"in 0\.\.4, got 5 in row 7 \(1 in all\)"),
+    ({"logits": LOGITS, "labels": with_label(-1)}, "got -1 in row 7"),
+    ({"logits": LOGITS, "labels": np.full(60, -100)}, r"got -100 in row 0 \(60 in all\)"),
+    (
+        {"logits": LOGITS, "labels": with_label(2).astype(str)},
+        "labels: must be an array of numbers",
+    ),
+    (
+        {"logits": LOGITS, "labels": np.full(60, 2**63, np.uint64)},
+        "labels: integers must fit into int64",
+    ),
+    ({"logits": LOGITS, "labels": LABELS, "correct": LABELS == 0}, "go together"),
+    ({"confidence": [0.5]}, "confidence and correct go together"),
+    ({"confidence": [0.5], "correct": [True], "labels": [0]}, "labels go with logits"),
+    ({"confidence": [0.5, 87.0], "correct": [True, False]}, r"0\.\.1, got 87 in row 1"),
+    ({"confidence": [0.5, np.nan], "correct": [True, False]}, "got nan in row 1"),
+    ({"confidence": [0.5], "correct": [2]}, "correct must be bool, or integers 0 and 1"),
+    ({"confidence": [0.5], "correct": [1.0]}, "correct must be bool"),
+    ({"confidence": [0.5], "correct": [True, False]}, r"got torch.float64 \(1,\) and \(2,\)"),
+    ({"predictions": LOGITS}, "must be a Predictions, got ndarray; arrays go in as logits="),
+    ({"predictions": Predictions(logits=torch.zeros(2, 2))}, "needs predictions with labels"),
+    (
+        {
+            "predictions": Predictions(logits=torch.zeros(1, 2), labels=torch.tensor([0])),
+            "labels": [0],
+        },
+        "predictions carry their labels",
+    ),
+    (
+        {"logits": LOGITS, "labels": LABELS, "proximity": np.full(60, 1.5)},
+        r"exp\(-mean distance\), must be in 0\.\.1, got 1\.5",
+    ),
+    ({"logits": LOGITS, "labels": LABELS, "proximity": np.ones(3)}, r"\[N\] = \[60\]"),
+    ({"logits": LOGITS, "labels": LABELS, "convention": "guo"}, "unknown name 'guo'; known"),
+]
+
+
+@pytest.mark.parametrize(("inputs", "match"), BAD)
+def test_says_what_is_wrong(inputs, match):
+    with pytest.raises(ValueError, match=match):
+        evaluate(**inputs)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        {"logits": LOGITS[:0], "labels": LABELS[:0]},
+        {"probs": PROBS[:0], "labels": LABELS[:0]},
+        {"confidence": np.zeros(0), "correct": np.zeros(0, bool)},
+        {"predictions": Predictions(logits=torch.zeros(0, 2), labels=torch.zeros(0).long())},
+    ],
+    ids=lambda inputs: next(iter(inputs)),
+)
+def test_zero_samples_are_an_error_and_never_a_zero(inputs):
+    with pytest.raises(NoSamplesError, match="evaluate: needs at least one sample, got none"):
+        evaluate(**inputs)
+
+
+def test_one_class_and_classes_without_samples():
+    assert evaluate(logits=np.full((3, 1), 7.0), labels=[0, 0, 0]).metrics["ece"] == 0
+    seen = evaluate(logits=LOGITS, labels=np.zeros(60, int))
+    assert seen.per_class().count.sum() == 60
+
+
+def test_small_logits_pass_when_the_caller_vouches():
+    seen = evaluate(logits=LOGITS / 40, labels=LABELS, validate=False)
+    assert seen.metrics["accuracy"] == evaluate(logits=LOGITS, labels=LABELS).metrics["accuracy"]
+
+
+def test_half_precision_probabilities_may_sum_less_exactly():
+    assert evaluate(probs=PROBS.astype(np.float16), labels=LABELS).n == 60
+
+
+def test_a_changed_convention_is_used():
+    ten = replace(convention("standard"), name="ten", n_bins=10)
+    seen = evaluate(logits=LOGITS, labels=LABELS, convention=ten)
+    assert seen.bins.n_bins == 10
+    assert seen.convention.name == "ten"
+
+
+def test_to_dict_is_json_and_str_is_a_table():
+    seen = evaluate(logits=LOGITS, labels=LABELS, convention="dac2024")
+    again = json.loads(json.dumps(seen.to_dict(), allow_nan=False))
+    assert again["convention"] == "dac2024"
+    assert len(again["bins"]["count"]) == 10
+    shown = str(seen)
+    assert shown.splitlines()[0] == "60 samples, convention dac2024 (10 bins closed on the left)"
+    assert f"ece{100 * seen.metrics['ece']:23.2f} %" in shown
+    assert "skipped piece: needs the proximity of every sample" in shown
+
+
+def test_per_class_needs_classes():
+    seen = evaluate(confidence=[0.5], correct=[True])
+    with pytest.raises(ValueError, match="per_class: needs logits, probs or predictions"):
+        seen.per_class()

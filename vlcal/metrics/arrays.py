@@ -1,0 +1,107 @@
+"""From the arrays users hold to checked tensors, or a sentence that says what is wrong."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from vlcal.types import check_finite, check_labels
+
+# how far the probabilities of a row may sum from 1, by their precision
+SUM_TOLERANCE = {torch.float16: 1e-2, torch.bfloat16: 3e-2}
+
+
+def as_tensor(who: str, value: Any) -> Tensor:
+    """A dense real tensor of the same numbers, without a copy where the memory allows it.
+
+    NumPy arrays may be read-only, memory-mapped, big-endian or strided in any way.
+
+    Raises:
+        ValueError: the value is not an array of numbers, or is a sparse, meta or complex tensor.
+    """
+    if isinstance(value, Tensor):
+        if value.layout != torch.strided or value.is_meta or value.is_nested or value.is_complex():
+            raise ValueError(
+                f"{who}: must be a dense real tensor, got {value.layout} {value.dtype} "
+                f"on {value.device}"
+            )
+        return value.detach()
+    try:
+        array = np.asarray(value)
+    except ValueError as error:  # ragged lists
+        raise ValueError(f"{who}: must be an array of numbers, got {error}") from error
+    if array.dtype.kind not in "biuf" or array.dtype.itemsize > 8:
+        raise ValueError(f"{who}: must be an array of numbers, got dtype {array.dtype}")
+    if array.dtype.kind == "u" and array.size and int(array.max()) > np.iinfo(np.int64).max:
+        raise ValueError(f"{who}: integers must fit into int64, got {array.max()}")
+    wanted = np.dtype(np.int64) if array.dtype.kind == "u" else array.dtype.newbyteorder("=")
+    array = np.ascontiguousarray(array.astype(wanted, copy=False)).reshape(array.shape)
+    with warnings.catch_warnings():
+        # read-only memory: nothing here writes into its inputs
+        warnings.filterwarnings("ignore", "The given NumPy array is not writable", UserWarning)
+        return torch.from_numpy(array)
+
+
+def matrix(who: str, value: Any) -> Tensor:
+    """A floating-point tensor [N, C] with C >= 1."""
+    tensor = as_tensor(who, value)
+    if tensor.ndim != 2 or tensor.shape[1] < 1 or not tensor.is_floating_point():
+        raise ValueError(
+            f"{who}: must be floating point [N, C] with C >= 1, "
+            f"got {tensor.dtype} {tuple(tensor.shape)}"
+        )
+    return tensor
+
+
+def label_vector(who: str, value: Any, like: Tensor) -> Tensor:
+    """Labels [N] int64 in 0..C-1 for the matrix [N, C], on its device."""
+    if value is None:
+        raise ValueError(f"{who}: needs labels [N], got none")
+    labels = as_tensor(f"{who}: labels", value)
+    if labels.ndim == 2 and labels.shape == like.shape:
+        raise ValueError(
+            f"{who}: labels must be [N] class indices, got one row per sample "
+            f"{tuple(labels.shape)}; labels.argmax(-1) turns one-hot rows into indices"
+        )
+    return check_labels(who, labels, *like.shape).to(like.device)
+
+
+def check_logits(who: str, logits: Tensor) -> None:
+    """Raise a ValueError unless logits are finite and reach beyond the range of cosines."""
+    check_finite(f"{who}: logits", logits)
+    if logits.numel() and bool((torch.stack(logits.aminmax()).abs() <= 1).all()):
+        raise ValueError(
+            f"{who}: all logits lie in -1..1, like cosine similarities or probabilities do; "
+            "multiply cosines by the model's logit scale (about 100 for CLIP), give probabilities "
+            "as probs=, or say validate=False if these are logits"
+        )
+
+
+def check_unit_range(who: str, values: Tensor) -> None:
+    """Raise a ValueError with count and first row unless all values lie in 0..1."""
+    bad = ~((values >= 0) & (values <= 1))
+    if bool(bad.any()):
+        rows = bad.reshape(len(values), -1).any(-1)
+        first = int(rows.int().argmax())
+        value = float(values[first][bad[first]].reshape(-1)[0])
+        raise ValueError(
+            f"{who} must be in 0..1, got {value:g} in row {first} ({int(rows.sum())} such rows)"
+        )
+
+
+def check_probs(who: str, probs: Tensor) -> None:
+    """Raise a ValueError with count and first row unless rows are probabilities that sum to 1."""
+    check_unit_range(f"{who}: probs", probs)
+    total = probs.sum(-1, dtype=torch.float64)
+    tolerance = SUM_TOLERANCE.get(probs.dtype, 1e-4)
+    bad = (total - 1).abs() > tolerance
+    if bool(bad.any()):
+        first = int(bad.int().argmax())
+        raise ValueError(
+            f"{who}: every row of probs must sum to 1 (within {tolerance:g} for {probs.dtype}), "
+            f"got {float(total[first]):g} in row {first} ({int(bad.sum())} such rows)"
+        )

@@ -1,0 +1,221 @@
+"""Cross-entropy of scaled cosine logits and its gradients, without stored logits."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from vlcal.ops import reference
+from vlcal.ops._dispatch import Backend, dispatch
+from vlcal.ops._inputs import (
+    blocks,
+    check_features,
+    check_label_kind,
+    check_values,
+    first_bad,
+    refuse_rows,
+    scale_tensor,
+    wide,
+    without_autocast,
+)
+from vlcal.types import check_finite
+
+WHO = "cosine_cross_entropy"
+
+
+def cosine_cross_entropy(
+    image_features: Tensor,
+    text_features: Tensor,
+    labels: Tensor,
+    logit_scale: float | Tensor,
+    *,
+    reduction: Literal["mean", "sum", "none"] = "mean",
+    backend: str | None = None,
+) -> Tensor:
+    """Cross-entropy of `logit_scale * image_features @ text_features.T` with `labels`, in nats.
+
+    Differentiable once in both features and in a tensor `logit_scale`, without stored logits in
+    either direction. For "mean" and "sum" the gradients are computed in the forward pass, for
+    "none" the backward pass computes the logits again. Bit-identical from run to run and for every
+    thread count.
+
+    Args:
+        image_features: [N, D] floating point.
+        text_features: [C, D] floating point, C >= 1.
+        labels: [N] integers in 0..C-1.
+        logit_scale: the factor itself (about 100), a number or a 0-d tensor, > 0.
+        reduction: over images; the mean over no images is NaN, as in PyTorch.
+        backend: "native" or "reference"; by default the fastest that accepts the call.
+
+    Returns:
+        0-d, or [N] for "none"; float32, float64 for float64 features.
+
+    Raises:
+        ValueError: shapes, dtypes or labels break the contract, features are not finite, or logits
+            overflow; the message names the row.
+    """
+    who = "cosine_cross_entropy"
+    check_features(who, image_features, text_features)
+    check_label_kind(who, labels, len(image_features))
+    scale = scale_tensor(who, logit_scale)
+    if reduction not in ("mean", "sum", "none"):
+        raise ValueError(f"{who}: reduction must be 'mean', 'sum' or 'none', got {reduction!r}")
+    if reduction == "none":
+        return _cross_entropy(image_features, text_features, labels, scale, backend or "")
+    record = torch.is_grad_enabled()
+    wanted = [record and value.requires_grad for value in (image_features, text_features, scale)]
+    total = _cross_entropy_sum(
+        image_features, text_features, labels, scale, *wanted, backend or ""
+    )[0]
+    return total if reduction == "sum" else total / len(image_features)
+
+
+def _run_reference(
+    image: Tensor,
+    text: Tensor,
+    labels: Tensor,
+    scale: Tensor,
+    grad: Tensor | None,
+    wanted: tuple[bool, bool, bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    check_finite(f"{WHO}: image_features", image)
+    check_finite(f"{WHO}: text_features", text)
+    real = wide(image, text)
+    losses = image.new_empty(len(image), dtype=real)
+    out = [
+        value.new_zeros(value.shape if want else (0,), dtype=real)
+        for value, want in zip((image, text, scale), wanted, strict=True)
+    ]
+    for rows in blocks(image, text):
+        block, ids = image[rows], labels[rows]
+        losses[rows] = reference.cosine_cross_entropy(block, text, ids, scale)
+        if any(wanted):
+            weight = torch.ones_like(losses[rows]) if grad is None else grad[rows]
+            parts = reference.cosine_cross_entropy_gradients(weight, block, text, ids, scale)
+            if wanted[0]:
+                out[0][rows] = parts[0]
+            for total, part, want in zip(out[1:], parts[1:], wanted[1:], strict=True):
+                total += part if want else 0
+    refuse_rows(WHO, first_bad(losses), (image, text))
+    return losses, out[0], out[1], out[2]
+
+
+# arguments: image, text, labels, scale, weights of the losses or None for ones, and which of the
+# gradients are wanted; results: losses and the gradients of their weighted sum, empty if unwanted
+BACKENDS = (Backend("reference", _run_reference),)
+
+
+def _run(image, text, labels, scale, grad, wanted, backend):
+    labels = check_values(WHO, scale, labels, len(text))
+    args = (image, text, labels, scale, grad, wanted)
+    with without_autocast(image.device.type):
+        out = dispatch(WHO, BACKENDS, args, backend or None)
+    likes = (image, text, scale)
+    return out[0], *(part.to(like.dtype) for part, like in zip(out[1:], likes, strict=True))
+
+
+@torch.library.custom_op("vlcal::cosine_cross_entropy", mutates_args=())
+def _cross_entropy(
+    image: Tensor, text: Tensor, labels: Tensor, scale: Tensor, backend: str
+) -> Tensor:
+    return _run(image, text, labels, scale, None, (False, False, False), backend)[0]
+
+
+@_cross_entropy.register_fake
+def _(image, text, labels, scale, backend):
+    return image.new_empty(image.shape[0], dtype=wide(image, text))
+
+
+@torch.library.custom_op("vlcal::cosine_cross_entropy_backward", mutates_args=())
+def _backward(
+    grad: Tensor,
+    image: Tensor,
+    text: Tensor,
+    labels: Tensor,
+    scale: Tensor,
+    image_wanted: bool,
+    text_wanted: bool,
+    scale_wanted: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor]:
+    wanted = (image_wanted, text_wanted, scale_wanted)
+    return tuple(_run(image, text, labels, scale, grad, wanted, backend)[1:])
+
+
+@_backward.register_fake
+def _(grad, image, text, labels, scale, image_wanted, text_wanted, scale_wanted, backend):
+    return _fake_gradients(image, text, scale, image_wanted, text_wanted, scale_wanted)
+
+
+def _fake_gradients(image, text, scale, image_wanted, text_wanted, scale_wanted):
+    wanted = ((image, image_wanted), (text, text_wanted), (scale, scale_wanted))
+    return tuple(value.new_empty(value.shape if want else (0,)) for value, want in wanted)
+
+
+def _save_inputs(ctx: Any, inputs: tuple, output: Tensor) -> None:
+    *tensors, ctx.backend = inputs
+    ctx.save_for_backward(*tensors)
+
+
+def _backward_rows(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+    image, text, labels, scale = ctx.saved_tensors
+    wanted = [ctx.needs_input_grad[i] for i in (0, 1, 3)]
+    parts = _backward(grad, image, text, labels, scale, *wanted, ctx.backend)
+    image_grad, text_grad, scale_grad = (
+        part if want else None for part, want in zip(parts, wanted, strict=True)
+    )
+    return image_grad, text_grad, None, scale_grad, None
+
+
+_cross_entropy.register_autograd(_backward_rows, setup_context=_save_inputs)
+
+
+@torch.library.custom_op("vlcal::cosine_cross_entropy_sum", mutates_args=())
+def _cross_entropy_sum(
+    image: Tensor,
+    text: Tensor,
+    labels: Tensor,
+    scale: Tensor,
+    image_wanted: bool,
+    text_wanted: bool,
+    scale_wanted: bool,
+    backend: str,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    wanted = (image_wanted, text_wanted, scale_wanted)
+    losses, *gradients = _run(image, text, labels, scale, None, wanted, backend)
+    return losses.double().sum().to(losses.dtype), *gradients
+
+
+@_cross_entropy_sum.register_fake
+def _(image, text, labels, scale, image_wanted, text_wanted, scale_wanted, backend):
+    total = image.new_empty((), dtype=wide(image, text))
+    return total, *_fake_gradients(image, text, scale, image_wanted, text_wanted, scale_wanted)
+
+
+@torch.library.custom_op("vlcal::scaled_gradient", mutates_args=())
+def _scaled_gradient(grad: Tensor, gradient: Tensor) -> Tensor:
+    # an operation of its own without a derivative, so that a second derivative is refused
+    return (gradient.to(grad.dtype) * grad).to(gradient.dtype)
+
+
+@_scaled_gradient.register_fake
+def _(grad, gradient):
+    return torch.empty_like(gradient)
+
+
+def _save_gradients(ctx: Any, inputs: tuple, output: tuple[Tensor, ...]) -> None:
+    ctx.wanted = inputs[4:7]
+    ctx.save_for_backward(*output[1:])
+
+
+def _backward_sum(ctx: Any, grad: Tensor, *_: Tensor) -> tuple[Tensor | None, ...]:
+    image_grad, text_grad, scale_grad = (
+        _scaled_gradient(grad, gradient) if want else None
+        for gradient, want in zip(ctx.saved_tensors, ctx.wanted, strict=True)
+    )
+    return image_grad, text_grad, None, scale_grad, None, None, None, None
+
+
+_cross_entropy_sum.register_autograd(_backward_sum, setup_context=_save_gradients)

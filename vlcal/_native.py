@@ -69,3 +69,46 @@ def bin_statistics(confidence: Tensor, correct: Tensor, thresholds: Tensor) -> t
         torch.get_num_threads(),
     )
     return table, bad
+
+
+def real_rows(matrix: Tensor) -> Tensor:
+    """Contiguous float64, or float32 (which holds the half precisions); itself if it is that."""
+    double = matrix.dtype == torch.float64
+    return matrix.to(torch.float64 if double else torch.float32).contiguous()
+
+
+class SearchIndex:
+    """Keys [M, D] float32 or float64, prepared for many exact searches; see csrc/cpu/search.h."""
+
+    def __init__(self, keys: Tensor, dot: bool = False) -> None:
+        build = {
+            torch.float32: library().SearchIndexFloat32,
+            torch.float64: library().SearchIndexFloat64,
+        }[keys.dtype]
+        self.keys = keys
+        self.handle = build(keys.data_ptr(), *keys.shape, dot, torch.get_num_threads())
+
+    def search(self, queries: Tensor, k: int, exclude_self: bool) -> tuple[Tensor, Tensor]:
+        """Squared distances (or negated dots) float64 and indices int64, [Q, k], smallest first."""
+        queries = queries.double().contiguous()
+        cost = torch.empty(len(queries), k, dtype=torch.float64)
+        index = torch.empty(len(queries), k, dtype=torch.int64)
+        self.handle.search(
+            queries.data_ptr(),
+            len(queries),
+            k,
+            exclude_self,
+            cost.data_ptr(),
+            index.data_ptr(),
+            torch.get_num_threads(),
+        )
+        return cost, index
+
+
+def dots(keys: Tensor, query: Tensor) -> Tensor:
+    """Dot product [M] float64 of each key [M, D] float32 or float64 with `query` [D] float64."""
+    run = {torch.float32: library().dots_float32, torch.float64: library().dots_float64}[keys.dtype]
+    out = torch.empty(len(keys), dtype=torch.float64)
+    threads = torch.get_num_threads()
+    run(query.data_ptr(), keys.data_ptr(), *keys.shape, out.data_ptr(), threads)
+    return out

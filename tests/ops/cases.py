@@ -48,7 +48,92 @@ BINNING = [
     Case("expanded", lambda: ((torch.tensor(0.3).expand(77), torch.tensor(True).expand(77)), {})),
 ]
 
+
+def rows(n, dim, dtype=torch.float32, seed=0):
+    """Clustered rows with a large common component: unit norm, mean cosine near 0.7."""
+    generator = _generator(seed)
+    center = torch.randn(5, dim, generator=generator, dtype=torch.float64)
+    spread = torch.randn(n, dim, generator=generator, dtype=torch.float64)
+    values = 1.5 + center[torch.arange(n) % 5] + 0.3 * spread
+    return torch.nn.functional.normalize(values, dim=1).to(dtype)
+
+
+def search(n, m, dim, k, dtype=torch.float32):
+    """Queries [n, dim], keys [m, dim] that are not in the queries, and k."""
+    both = rows(n + m, dim, dtype)
+    return both[:n], both[n:], k
+
+
+def _twins(n, dim):
+    values = rows(n, dim)
+    return values[torch.arange(2 * n) % n]
+
+
+def _near_twins(n, dim):
+    values = 1000.0 + rows(n, dim)
+    return torch.cat([values, values + 1e-4])
+
+
+# one list for knn and proximity: the same arguments, the same traps
+SEARCH = [
+    Case("ten nearest", lambda: (search(20, 300, 64, 10), {})),
+    Case("nearest", lambda: (search(20, 300, 64, 1), {})),
+    Case("all keys", lambda: (search(9, 40, 33, 40), {})),
+    Case("one key", lambda: (search(9, 1, 12, 1), {})),
+    Case("one query", lambda: (search(1, 500, 512, 5), {})),
+    Case("no queries", lambda: (search(0, 50, 16, 5), {})),
+    *[
+        Case(f"{dim} dimensions", lambda dim=dim: (search(11, 70, dim, 7), {}))
+        for dim in (1, 3, 7, 33, 512, 513)
+    ],
+    Case("many keys", lambda: (search(3, 40_000, 4, 12), {})),
+    Case("twins", lambda: ((rows(10, 32), _twins(40, 32), 9), {})),
+    Case("near twins", lambda: ((_near_twins(3, 32), _near_twins(40, 32), 9), {})),
+    Case("only ties", lambda: ((rows(4, 32), rows(1, 32).expand(100, 32), 50), {})),
+    Case("rows of zeros", lambda: ((torch.zeros(5, 24), torch.zeros(60, 24), 11), {})),
+    Case("huge", lambda: (_scaled(1e18), {})),
+    Case("tiny", lambda: (_scaled(1e-18), {})),
+    Case("one huge key", lambda: (_with_huge_key(), {})),
+    Case("float64", lambda: (search(20, 300, 65, 10, torch.float64), {})),
+    Case("float16", lambda: (search(20, 300, 65, 10, torch.float16), {})),
+    Case("bfloat16", lambda: (search(20, 300, 65, 10, torch.bfloat16), {})),
+    Case("mixed precisions", lambda: ((rows(8, 20, torch.float64), rows(90, 20), 4), {})),
+    Case("transposed", lambda: ((rows(40, 16).T, rows(40, 90, seed=1).T, 5), {})),
+    Case("expanded", lambda: ((rows(1, 16).expand(6, 16), rows(9, 1).expand(9, 16), 5), {})),
+    Case("without itself", lambda: ((rows(80, 40), rows(80, 40), 6), {"exclude_self": True})),
+    Case("all others", lambda: ((rows(30, 40), rows(30, 40), 29), {"exclude_self": True})),
+]
+
+
+def _scaled(factor):
+    queries, keys, k = search(6, 200, 40, 8)
+    return queries * factor, keys * factor, k
+
+
+def _with_huge_key():
+    queries, keys, k = search(6, 200, 40, 8)
+    return queries, torch.cat([keys[:100], keys[:1] * 1e18, keys[100:]]), k
+
+
+RANKING = [
+    Case(
+        f"{reduce} of {dtype}",
+        lambda reduce=reduce, dtype=dtype: (search(300, 12, 65, 40, dtype), {"reduce": reduce}),
+    )
+    for reduce in ("mean", "max")
+    for dtype in (torch.float32, torch.float64, torch.float16)
+] + [
+    Case("twins", lambda: ((_twins(50, 20), rows(4, 20, seed=1), 30), {})),
+    Case("every twin", lambda: ((_twins(50, 20), rows(4, 20, seed=1), 100), {"reduce": "max"})),
+    Case("one candidate", lambda: ((rows(1, 5), rows(1, 5, seed=1), 1), {})),
+    Case("rows of zeros", lambda: ((torch.zeros(9, 5), rows(2, 5), 4), {"reduce": "max"})),
+    Case("transposed", lambda: ((rows(16, 40).T, rows(16, 7, seed=1).T, 5), {"reduce": "max"})),
+]
+
 # op name -> (public function, cases, whether the result must be exact whatever the input dtype)
 CASES = {
     "bin_statistics": (ops.bin_statistics, BINNING, True),
+    "knn": (ops.knn, SEARCH, True),
+    "proximity": (ops.proximity, SEARCH, True),
+    "rank_vocabulary": (ops.rank_vocabulary, RANKING, True),
 }

@@ -32,3 +32,64 @@ def bin_statistics(confidence: Tensor, correct: Tensor, edges: Tensor, right: bo
     return group_statistics(
         bin_index(confidence, edges, right), confidence, correct, len(edges) - 1
     )
+
+
+LANES = 32
+BLOCK_VALUES = 1 << 23
+
+
+def folded_sum(terms: Tensor) -> Tensor:
+    """Sum over the last axis in the one order that every backend of an exact op follows.
+
+    Partial sum j of 32 adds the terms j, j + 32, j + 64, ... in that order; then the 32 are folded
+    by halves.
+    """
+    terms = torch.nn.functional.pad(terms, (0, -terms.shape[-1] % LANES))
+    lanes = torch.zeros_like(terms[..., :LANES])
+    for chunk in terms.split(LANES, dim=-1):
+        lanes = lanes + chunk
+    while lanes.shape[-1] > 1:
+        half = lanes.shape[-1] // 2
+        lanes = lanes[..., :half] + lanes[..., half:]
+    return lanes.squeeze(-1)
+
+
+def squared_distances(queries: Tensor, keys: Tensor) -> Tensor:
+    """Float64 squared distances [Q, M], by direct difference and `folded_sum`."""
+    queries, keys = queries.double(), keys.double()
+    rows = max(1, BLOCK_VALUES // queries.shape[1])
+    out = queries.new_empty(len(queries), len(keys))
+    for q, query in enumerate(queries):
+        for start in range(0, len(keys), rows):
+            difference = query - keys[start : start + rows]
+            out[q, start : start + rows] = folded_sum(difference * difference)
+    return out
+
+
+def knn(queries: Tensor, keys: Tensor, k: int, exclude_self: bool) -> tuple[Tensor, Tensor]:
+    """Distances (float32) and indices of the k nearest keys [Q, k], ties by the lowest index."""
+    distance = queries.new_empty(len(queries), k, dtype=torch.float32)
+    index = queries.new_empty(len(queries), k, dtype=torch.int64)
+    block = max(1, BLOCK_VALUES // len(keys))
+    for start in range(0, len(queries), block):
+        rows = slice(start, min(start + block, len(queries)))
+        squared = squared_distances(queries[rows], keys)
+        if exclude_self:
+            squared[:, rows].fill_diagonal_(torch.inf)
+        nearest, order = squared.sort(dim=1, stable=True)
+        distance[rows], index[rows] = nearest[:, :k].sqrt().float(), order[:, :k]
+    return distance, index
+
+
+def vocabulary_scores(candidates: Tensor, anchors: Tensor, largest: bool) -> Tensor:
+    """Mean or largest dot product of each candidate with the anchors: [V] float64.
+
+    The mean is the dot product with the mean anchor. Terms are added up by `folded_sum`.
+    """
+    rows = max(1, BLOCK_VALUES // candidates.shape[1])
+    anchors = anchors.double() if largest else anchors.double().mean(0, keepdim=True)
+    blocks = []
+    for block in candidates.split(rows):
+        scores = [folded_sum(block.double() * anchor) for anchor in anchors]
+        blocks.append(torch.stack(scores).amax(0))
+    return torch.cat(blocks)

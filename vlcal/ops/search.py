@@ -1,0 +1,306 @@
+"""Exact nearest neighbors: k-NN, proximity, the ranking of a vocabulary, and the reusable index."""
+
+from __future__ import annotations
+
+from typing import Literal, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vlcal import _native
+from vlcal.ops import reference
+from vlcal.ops._dispatch import Backend, dispatch
+
+
+class Neighbors(NamedTuple):
+    """The k nearest keys of each query, nearest first: Euclidean distance and key, both [Q, k]."""
+
+    distance: Tensor
+    index: Tensor
+
+
+class Ranking(NamedTuple):
+    """The k best candidates, best first: score [k] float32 and row [k] int64."""
+
+    score: Tensor
+    index: Tensor
+
+
+def knn(
+    queries: Tensor,
+    keys: Tensor,
+    k: int,
+    *,
+    exclude_self: bool = False,
+    backend: str | None = None,
+) -> Neighbors:
+    """The k nearest keys of each query by Euclidean distance, exactly.
+
+    Keys are ordered by their float64 squared distance sum_d (q_d - v_d)^2, evaluated directly on
+    the values given (never as |q|^2 + |v|^2 - 2 q.v) and added up in one fixed order (see
+    `reference.squared_distances`); of equal ones the lowest index comes first. What low precision
+    does inside a backend can change the speed, never the answer.
+
+    Args:
+        queries: [Q, D] floating point; Q may be 0.
+        keys: [M, D] floating point, on the same device.
+        k: 1 <= k <= M, or <= M - 1 with `exclude_self`.
+        exclude_self: the queries are the keys, and row i does not count itself as its neighbor.
+        backend: "native" or "reference"; by default the fastest that accepts the call.
+
+    Returns:
+        Neighbors, distances in float32; bit-identical for every batch split of the queries, thread
+        count and backend. A distance beyond the range of float32 is infinite.
+
+    Raises:
+        ValueError: shapes, dtypes or k break the contract, or a row holds NaN or infinity.
+
+    Not differentiable.
+
+        >>> distance, index = knn(torch.tensor([[0.0], [6.0]]), torch.tensor([[4.0], [1.0]]), 2)
+        >>> distance.tolist(), index.tolist()
+        ([[1.0, 4.0], [2.0, 5.0]], [[1, 0], [0, 1]])
+    """
+    check_matrices("knn", queries=queries, keys=keys)
+    check_k("knn", k, len(queries), len(keys), exclude_self)
+    return Neighbors(*_knn(queries.detach(), keys.detach(), k, exclude_self, backend or ""))
+
+
+def proximity(
+    queries: Tensor,
+    keys: Tensor,
+    k: int,
+    *,
+    exclude_self: bool = False,
+    backend: str | None = None,
+) -> Tensor:
+    """How close each query is to the keys: exp(-mean distance to its k nearest keys), in 0..1.
+
+    Xiong et al., "Proximity-Informed Calibration for Deep Neural Networks", NeurIPS 2023; for text
+    features Wang et al., "Open-Vocabulary Calibration for Fine-tuned CLIP", ICML 2024.
+
+    Args:
+        queries: [Q, D] floating point; Q may be 0.
+        keys: [M, D] floating point, on the same device.
+        k: 1 <= k <= M, or <= M - 1 with `exclude_self`.
+        exclude_self: the queries are the keys, and row i does not count itself as its neighbor.
+        backend: as for `knn`.
+
+    Returns:
+        [Q] float32; a query that equals k keys has proximity 1.
+
+    Raises:
+        ValueError: as `knn`.
+
+    Not differentiable.
+    """
+    check_matrices("proximity", queries=queries, keys=keys)
+    check_k("proximity", k, len(queries), len(keys), exclude_self)
+    distance, _ = _knn(queries.detach(), keys.detach(), k, exclude_self, backend or "")
+    return _proximity(distance)
+
+
+def rank_vocabulary(
+    candidates: Tensor,
+    anchors: Tensor,
+    k: int,
+    *,
+    reduce: Literal["mean", "max"] = "mean",
+    backend: str | None = None,
+) -> Ranking:
+    """The k candidates most similar to a set of anchors, by their mean or largest dot product.
+
+    On unit rows the dot product is the cosine similarity. The mean over anchors is the dot product
+    with the mean anchor, so it costs one matrix-vector product. Scores are evaluated and compared
+    in float64.
+
+    Args:
+        candidates: [V, D] floating point, the vocabulary.
+        anchors: [C, D] floating point, C >= 1, on the same device.
+        k: 1 <= k <= V.
+        reduce: "mean" or "max" over the anchors.
+        backend: "native" or "reference"; by default the fastest that accepts the call.
+
+    Returns:
+        Ranking, highest score first, of equal scores the lowest index first; bit-identical for
+        every thread count and backend.
+
+    Raises:
+        ValueError: shapes, dtypes, k or `reduce` break the contract, or a row holds NaN or
+            infinity.
+
+    Not differentiable.
+    """
+    check_matrices("rank_vocabulary", candidates=candidates, anchors=anchors)
+    if reduce not in ("mean", "max"):
+        raise ValueError(f"rank_vocabulary: reduce must be 'mean' or 'max', got {reduce!r}")
+    _check_range("rank_vocabulary", k, len(candidates), "the number of candidates")
+    args = (candidates.detach(), anchors.detach(), k, reduce == "max", backend or "")
+    return Ranking(*_rank_vocabulary(*args))
+
+
+class SearchIndex:
+    """Keys prepared once for many searches; answers are those of `knn`, bit for bit.
+
+    Args:
+        keys: [M, D] floating point CPU tensor, M >= 1. Kept without a copy if it is contiguous
+            float32 or float64; a search refuses keys changed in place since.
+
+    Raises:
+        ValueError: shape or dtype break the contract, or a row holds NaN or infinity.
+        NotImplementedError: the native extension is missing or the keys are not on the CPU.
+    """
+
+    def __init__(self, keys: Tensor) -> None:
+        check_matrices("SearchIndex", keys=keys)
+        _refuse_rows("SearchIndex", keys=keys)
+        if why := _native.missing() or _native.refuse_device(keys):
+            raise NotImplementedError(f"SearchIndex: {why}; knn has other backends")
+        self.keys = _native.real_rows(keys.detach())
+        self._version = self.keys._version
+        self._index = _native.SearchIndex(self.keys)
+
+    def __len__(self) -> int:
+        return len(self.keys)
+
+    def knn(self, queries: Tensor, k: int, *, exclude_self: bool = False) -> Neighbors:
+        """As `knn(queries, keys, k)`."""
+        self._check("SearchIndex.knn", queries, k, exclude_self)
+        squared, index = self._index.search(queries.detach(), k, exclude_self)
+        return Neighbors(squared.sqrt().float(), index)
+
+    def proximity(self, queries: Tensor, k: int, *, exclude_self: bool = False) -> Tensor:
+        """As `proximity(queries, keys, k)`."""
+        return _proximity(self.knn(queries, k, exclude_self=exclude_self).distance)
+
+    def _check(self, who: str, queries: Tensor, k: int, exclude_self: bool) -> None:
+        check_matrices(who, queries=queries, keys=self.keys)
+        check_k(who, k, len(queries), len(self), exclude_self)
+        _refuse_rows(who, queries=queries)
+        if self.keys._version != self._version:
+            raise RuntimeError(f"{who}: the keys were changed in place; build a new SearchIndex")
+
+
+def check_matrices(who: str, **matrices: Tensor) -> None:
+    """Every one [rows, D] floating point with the same D >= 1 and device; rows may be 0."""
+    for name, matrix in matrices.items():
+        if matrix.ndim != 2 or not matrix.is_floating_point() or matrix.shape[1] == 0:
+            raise ValueError(
+                f"{who}: {name} must be floating point [rows, D] with D >= 1, "
+                f"got {matrix.dtype} {tuple(matrix.shape)}"
+            )
+    (name, first), *others = matrices.items()
+    for other, matrix in others:
+        if matrix.shape[1] != first.shape[1] or matrix.device != first.device:
+            raise ValueError(
+                f"{who}: {name} and {other} must have the same D and device, "
+                f"got {tuple(first.shape)} on {first.device} "
+                f"and {tuple(matrix.shape)} on {matrix.device}"
+            )
+        if len(matrix) == 0:
+            raise ValueError(f"{who}: {other} must have at least one row, got 0")
+
+
+def check_k(who: str, k: int, n_queries: int, n_keys: int, exclude_self: bool) -> None:
+    """1 <= k <= number of keys that can be found."""
+    if not exclude_self:
+        _check_range(who, k, n_keys, "the number of keys")
+        return
+    if n_queries != n_keys:
+        raise ValueError(
+            f"{who}: exclude_self needs the keys as queries, got {n_queries} queries and "
+            f"{n_keys} keys"
+        )
+    _check_range(who, k, n_keys - 1, "the number of keys other than the row itself")
+
+
+def _check_range(who: str, k: int, most: int, what: str) -> None:
+    if isinstance(k, bool) or not isinstance(k, int):
+        raise ValueError(f"{who}: k must be an integer, got {k!r}")
+    if not 1 <= k <= most:
+        raise ValueError(f"{who}: k must be in 1..{most} ({what}), got {k}")
+
+
+def _refuse_rows(who: str, **matrices: Tensor) -> None:
+    for name, matrix in matrices.items():
+        # two reductions over the values instead of a mask as large as they are
+        if matrix.numel() and not all(torch.isfinite(end) for end in matrix.aminmax()):
+            bad = ~torch.isfinite(matrix).all(1)
+            raise ValueError(
+                f"{who}: {name} must be finite, got NaN or infinity in row "
+                f"{int(bad.int().argmax())} ({int(bad.sum())} such rows in all)"
+            )
+
+
+def _proximity(distance: Tensor) -> Tensor:
+    return distance.double().mean(-1).neg().exp().float()
+
+
+def _best(scores: Tensor, k: int) -> Ranking:
+    """The k largest of [V] scores, of equal ones the lowest index first."""
+    kept = (scores >= scores.topk(k).values[-1]).nonzero().squeeze(1)
+    order = scores[kept].sort(descending=True, stable=True).indices[:k]
+    index = kept[order]
+    return Ranking(scores[index].float(), index)
+
+
+def _run_native(queries: Tensor, keys: Tensor, k: int, exclude_self: bool) -> tuple[Tensor, Tensor]:
+    index = _native.SearchIndex(_native.real_rows(keys))
+    squared, found = index.search(queries, k, exclude_self)
+    return squared.sqrt().float(), found
+
+
+def _score_native(candidates: Tensor, anchors: Tensor, largest: bool) -> Tensor:
+    if not largest:
+        return _native.dots(_native.real_rows(candidates), anchors.double().mean(0))
+    index = _native.SearchIndex(_native.real_rows(anchors), dot=True)
+    negated, _ = index.search(candidates, 1, False)
+    return negated.squeeze(1).neg()
+
+
+BACKENDS = (
+    Backend("native", _run_native, _native.missing, _native.refuse_device),
+    Backend("reference", reference.knn),
+)
+RANK_BACKENDS = (
+    Backend("native", _score_native, _native.missing, _native.refuse_device),
+    Backend("reference", reference.vocabulary_scores),
+)
+
+
+@torch.library.custom_op("vlcal::knn", mutates_args=())
+def _knn(
+    queries: Tensor, keys: Tensor, k: int, exclude_self: bool, backend: str
+) -> tuple[Tensor, Tensor]:
+    _refuse_rows("knn", queries=queries, keys=keys)
+    return dispatch("knn", BACKENDS, (queries, keys, k, exclude_self), backend or None)
+
+
+@torch.library.register_fake("vlcal::knn")
+def _(
+    queries: Tensor, keys: Tensor, k: int, exclude_self: bool, backend: str
+) -> tuple[Tensor, Tensor]:
+    shape = (queries.shape[0], k)
+    return queries.new_empty(shape, dtype=torch.float32), queries.new_empty(
+        shape, dtype=torch.int64
+    )
+
+
+@torch.library.custom_op("vlcal::rank_vocabulary", mutates_args=())
+def _rank_vocabulary(
+    candidates: Tensor, anchors: Tensor, k: int, largest: bool, backend: str
+) -> tuple[Tensor, Tensor]:
+    _refuse_rows("rank_vocabulary", candidates=candidates, anchors=anchors)
+    args = (candidates, anchors, largest)
+    scores = dispatch("rank_vocabulary", RANK_BACKENDS, args, backend or None)
+    score, index = _best(scores, k)
+    return score, index
+
+
+@torch.library.register_fake("vlcal::rank_vocabulary")
+def _(
+    candidates: Tensor, anchors: Tensor, k: int, largest: bool, backend: str
+) -> tuple[Tensor, Tensor]:
+    return candidates.new_empty((k,), dtype=torch.float32), candidates.new_empty(
+        (k,), dtype=torch.int64
+    )

@@ -12,8 +12,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vlcal import ops
 from vlcal.calibrators.base import NotFitted, need
+from vlcal.ops import knn
 from vlcal.types import Predictions
 
 if TYPE_CHECKING:
@@ -155,7 +155,7 @@ class DistanceAware:
         """Distance of every class to its nearest base class, and the mean over its k nearest."""
         base = base.to(queries.device)
         k = min(self.k, len(base) - self.exclude_self)
-        near = ops.knn(queries, base, k + self.exclude_self)
+        near = knn(queries, base, k + self.exclude_self)
         distance = near.distance
         if self.exclude_self:
             # the own row, if it is among them, moves behind the others

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vlcal import ops
+from vlcal.ops import calibrated_softmax
 from vlcal.types import BLOCK_BYTES, NoSamplesError, Outcomes, Predictions
 
 FLOOR = torch.finfo(torch.float32).tiny  # 1.2e-38
@@ -81,7 +81,7 @@ def _from_probs(block: Tensor, labels: Tensor) -> Outcomes:
 def _from_features(predictions: Predictions, labels: Tensor) -> Outcomes:
     image, text = predictions.image_features, predictions.text_features
     assert image is not None and text is not None and predictions.logit_scale is not None
-    soft = ops.calibrated_softmax(
+    soft = calibrated_softmax(
         image,
         text,
         predictions.logit_scale,

@@ -19,7 +19,6 @@ def bench_bin_statistics(bench, workload):
 
     target = 25 if workload.n <= 1_000_000 else 40
     others = [
-        Provider("vlcal, 2 threads", ours, threads=2),
         Provider("vlcal, avx2", ours, isa="avx2"),
         Provider("vlcal, portable", ours, isa="portable"),
         Provider(
@@ -43,6 +42,8 @@ def bench_bin_statistics(bench, workload):
         [Provider("vlcal", ours), *others],
         error=lambda ece: abs(ece - truth),
     )
+    both = Provider("vlcal, 2 threads", ours, threads=2)
+    bench.compare("bin_statistics", workload, [both, Provider("vlcal, 1 thread", ours)])
 
 
 def bench_float32_counters_stop(bench):

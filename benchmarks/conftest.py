@@ -112,6 +112,7 @@ class Bench:
         timings = measure.interleaved(ready, self.seconds, rounds=9 if self.full else 5)
         for provider, timing in zip(ready, timings, strict=True):
             row = self._row(op, workload, first, provider, timing)
+            row["clock"] = measure.clock_of(ready)
             if memory:
                 peak = measure.peak_mib(provider)
                 row["peak_mib"] = "" if peak is None else f"{peak:.1f}"

@@ -99,13 +99,17 @@ def settings(threads: int = 1, isa: str = "native") -> Iterator[None]:
 
 
 def interleaved(providers: Sequence[Provider], seconds: float, rounds: int) -> list[Timing]:
-    """Time A B C A B C ... for about `seconds`, at least `rounds` times, garbage collection off."""
+    """Time A B C A B C ... for about `seconds`, at least `rounds` times, garbage collection off.
+
+    The clock is `clock_of(providers)`.
+    """
+    clock = CLOCKS[clock_of(providers)]
     repeats = []
     for provider in providers:
         with settings(provider.threads, provider.isa):
             provider.run()
-            once = min(_time(provider.run, 1), _time(provider.run, 1))
-        repeats.append(max(1, round(SHORTEST / once)))
+            once = min(_time(provider.run, 1, clock) for _ in range(2))
+        repeats.append(max(1, round(SHORTEST / max(once, 1e-9))))
     taken: list[list[float]] = [[] for _ in providers]
     start = time.perf_counter()
     gc.collect()
@@ -114,7 +118,7 @@ def interleaved(providers: Sequence[Provider], seconds: float, rounds: int) -> l
         while len(taken[0]) < rounds or time.perf_counter() - start < seconds:
             for provider, repeat, times in zip(providers, repeats, taken, strict=True):
                 with settings(provider.threads, provider.isa):
-                    times.append(_time(provider.run, repeat))
+                    times.append(_time(provider.run, repeat, clock))
     finally:
         gc.enable()
     return [
@@ -123,11 +127,19 @@ def interleaved(providers: Sequence[Provider], seconds: float, rounds: int) -> l
     ]
 
 
-def _time(run: Callable[[], Any], repeat: int) -> float:
-    start = time.perf_counter()
+def clock_of(providers: Sequence[Provider]) -> str:
+    """CPU time of the process if all have one thread: others on the machine cannot stretch it."""
+    return "cpu" if all(provider.threads == 1 for provider in providers) else "wall"
+
+
+CLOCKS = {"cpu": time.process_time, "wall": time.perf_counter}
+
+
+def _time(run: Callable[[], Any], repeat: int, clock: Callable[[], float]) -> float:
+    start = clock()
     for _ in range(repeat):
         run()
-    return (time.perf_counter() - start) / repeat
+    return max(clock() - start, 1e-9) / repeat
 
 
 def peak_mib(provider: Provider) -> float | None:

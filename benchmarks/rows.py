@@ -23,7 +23,7 @@ START, END = "<!-- benchmarks:start -->", "<!-- benchmarks:end -->"
 KEY = ("op", "workload", "under_test", "provider", "threads", "isa")
 COLUMNS = (
     *KEY,
-    *("p20_ms", "p50_ms", "p80_ms", "ratio", "ratio_min", "ratio_max", "target", "rounds"),
+    *("p20_ms", "p50_ms", "p80_ms", "ratio", "ratio_min", "ratio_max", "target", "rounds", "clock"),
     *("peak_mib", "error", "machine", "versions", "command"),
 )
 PEERS = ("torch", "numpy", "vlcal", "faiss-cpu", "torchmetrics", "netcal", "scikit-learn")

@@ -130,10 +130,137 @@ RANKING = [
     Case("transposed", lambda: ((rows(16, 40).T, rows(16, 7, seed=1).T, 5), {"reduce": "max"})),
 ]
 
+
+def features(n, c, dim, dtype=torch.float32, seed=0):
+    """Image features [n, dim] near the text features [c, dim] of their labels, and the labels."""
+    generator = _generator(seed)
+    text = rows(c, dim, torch.float64, seed)
+    labels = torch.randint(c, (n,), generator=generator)
+    noise = torch.randn(n, dim, generator=generator, dtype=torch.float64) / dim**0.5
+    image = torch.nn.functional.normalize(0.5 * text[labels] + noise, dim=1)
+    return image.to(dtype), text.to(dtype), labels
+
+
+def coarse_features(n, c, dim):
+    """Features in eighths: dot products are exact in any precision and order, so ties are ties."""
+    generator = _generator()
+    image = torch.randint(-4, 5, (n, dim), generator=generator) / 8
+    text = torch.randint(-4, 5, (c, dim), generator=generator) / 8
+    return image, text[torch.randint(c, (3 * c,), generator=generator)]
+
+
+def factors(size, seed=0):
+    return 0.5 + torch.rand(size, generator=_generator(seed))
+
+
+def _softmax(n, c, dim, dtype=torch.float32, scale=100.0, names=(), k=1):
+    image, text, labels = features(n, c, dim, dtype)
+    optional = {
+        "labels": labels,
+        "row_scale": factors(n).to(dtype),
+        "predicted_scale": factors(c, 1).to(dtype),
+    }
+    return (image, text, scale), {"k": k, **{name: optional[name] for name in names}}
+
+
+ALL = ("labels", "row_scale", "predicted_scale")
+
+SOFTMAX = [
+    Case("plain", lambda: _softmax(50, 40, 64)),
+    *[Case(name, lambda name=name: _softmax(50, 40, 64, names=(name,))) for name in ALL],
+    Case("everything", lambda: _softmax(50, 40, 64, names=ALL, k=5)),
+    Case("all classes", lambda: _softmax(21, 40, 64, names=ALL, k=40)),
+    Case("one class", lambda: _softmax(21, 1, 64, names=ALL)),
+    Case("one image", lambda: _softmax(1, 40, 64, names=ALL, k=3)),
+    Case("no images", lambda: _softmax(0, 40, 64, names=ALL, k=3)),
+    Case("chunks", lambda: _softmax(37, 1300, 16, names=ALL[:2], k=3)),
+    Case("chunks by prediction", lambda: _softmax(37, 1300, 16, names=ALL, k=3)),
+    Case("more wanted than a chunk", lambda: _softmax(5, 1300, 16, k=700)),
+    Case("deep", lambda: _softmax(9, 30, 1024, names=ALL)),
+    *[
+        Case(f"{dim} dimensions", lambda dim=dim: _softmax(33, 45, dim, names=ALL, k=2))
+        for dim in (1, 3, 321, 513)
+    ],
+    Case("ties", lambda: ((*coarse_features(40, 30, 4), 10.0), {"k": 7})),
+    Case("only ties", lambda: ((torch.ones(4, 8), torch.ones(100, 8), 100.0), {"k": 50})),
+    Case("rows of zeros", lambda: ((torch.zeros(4, 8), torch.zeros(60, 8), 100.0), {"k": 11})),
+    Case("huge logits", lambda: _softmax(50, 40, 64, scale=1e4, names=ALL, k=3)),
+    Case("tiny logits", lambda: _softmax(50, 40, 64, scale=1e-4, names=("labels",), k=3)),
+    Case("float16", lambda: _softmax(50, 40, 64, torch.float16, names=ALL, k=3)),
+    Case("bfloat16", lambda: _softmax(50, 40, 64, torch.bfloat16, names=ALL, k=3)),
+    Case(
+        "mixed precisions",
+        lambda: ((features(9, 20, 16)[0].half(), features(9, 20, 16)[1], torch.tensor(30.0)), {}),
+    ),
+    Case("transposed", lambda: ((rows(64, 50).T, rows(64, 40, seed=1).T, 20.0), {"k": 3})),
+    Case("strided", lambda: ((rows(90, 64)[::3, ::2], rows(40, 64, seed=1)[:, ::2], 20.0), {})),
+    Case("expanded", lambda: ((rows(1, 16).expand(6, 16), rows(9, 1).expand(9, 16), 5.0), {})),
+]
+
+
+def _pair(n, c, dim, other_dim=0, dtype=torch.float32):
+    image, text, _ = features(n, c, dim, dtype)
+    kwargs = {"other": features(n, c, other_dim, dtype, seed=1)[:2]} if other_dim else {}
+    return (image, text, 100.0), kwargs
+
+
+STATISTICS = [
+    Case("alone", lambda: _pair(50, 40, 64)),
+    Case("with another", lambda: _pair(50, 40, 64, 64)),
+    Case("of other width", lambda: _pair(50, 40, 64, 33)),
+    Case("chunks", lambda: _pair(37, 1300, 16, 20)),
+    Case("one class", lambda: _pair(21, 1, 64, 64)),
+    Case("no images", lambda: _pair(0, 40, 64, 64)),
+    Case("ties", lambda: ((*coarse_features(40, 30, 4), 10.0), {})),
+    Case("rows of zeros", lambda: ((torch.zeros(4, 8), torch.zeros(60, 8), 100.0), {})),
+    Case("float16", lambda: _pair(50, 40, 64, 64, torch.float16)),
+    Case("bfloat16", lambda: _pair(50, 40, 64, 64, torch.bfloat16)),
+    Case("transposed", lambda: ((rows(64, 50).T, rows(64, 40, seed=1).T, 20.0), {})),
+]
+
+
+def _training(n, c, dim, reduction="mean", dtype=torch.float32, scale=100.0, wanted="its"):
+    image, text, labels = features(n, c, dim, dtype)
+    factor = torch.tensor(scale, requires_grad="s" in wanted)
+    args = (image.requires_grad_("i" in wanted), text.requires_grad_("t" in wanted), labels, factor)
+    return args, {"reduction": reduction}
+
+
+def _strided_training():
+    image, text, labels = features(60, 40, 64)
+    leaves = (image[::2, ::2].T.contiguous().T, text[:, ::2])
+    args = (*(leaf.detach().requires_grad_() for leaf in leaves), labels[::2], 20.0)
+    return args, {"reduction": "none"}
+
+
+CROSS_ENTROPY = [
+    *[
+        Case(name, lambda name=name: _training(50, 40, 64, name))
+        for name in ("mean", "sum", "none")
+    ],
+    *[Case(f"only {name}", lambda name=name: _training(50, 40, 64, wanted=name)) for name in "its"],
+    Case("no gradients", lambda: _training(50, 40, 64, wanted="")),
+    Case("chunks", lambda: _training(37, 1300, 16)),
+    Case("many images", lambda: _training(1500, 20, 8, "none")),
+    Case("one class", lambda: _training(21, 1, 64)),
+    Case("one image", lambda: _training(1, 40, 64)),
+    Case("no images", lambda: _training(0, 40, 64, "sum")),
+    Case("one dimension", lambda: _training(33, 45, 1)),
+    Case("odd dimensions", lambda: _training(33, 45, 321)),
+    Case("huge logits", lambda: _training(50, 40, 64, scale=1e4)),
+    Case("tiny logits", lambda: _training(50, 40, 64, scale=1e-4)),
+    Case("float16", lambda: _training(50, 40, 64, dtype=torch.float16)),
+    Case("bfloat16", lambda: _training(50, 40, 64, "none", torch.bfloat16)),
+    Case("strided", lambda: _strided_training()),
+]
+
 # op name -> (public function, cases, whether the result must be exact whatever the input dtype)
 CASES = {
     "bin_statistics": (ops.bin_statistics, BINNING, True),
+    "calibrated_softmax": (ops.calibrated_softmax, SOFTMAX, False),
+    "cosine_cross_entropy": (ops.cosine_cross_entropy, CROSS_ENTROPY, False),
     "knn": (ops.knn, SEARCH, True),
+    "logit_statistics": (ops.logit_statistics, STATISTICS, False),
     "proximity": (ops.proximity, SEARCH, True),
     "rank_vocabulary": (ops.rank_vocabulary, RANKING, True),
 }

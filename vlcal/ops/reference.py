@@ -93,3 +93,82 @@ def vocabulary_scores(candidates: Tensor, anchors: Tensor, largest: bool) -> Ten
         scores = [folded_sum(block.double() * anchor) for anchor in anchors]
         blocks.append(torch.stack(scores).amax(0))
     return torch.cat(blocks)
+
+
+def _logits(image: Tensor, text: Tensor, scale: Tensor) -> Tensor:
+    """Scaled similarities [N, C] = scale * image @ text.T, half precisions in float32."""
+    wide = torch.promote_types(torch.promote_types(image.dtype, text.dtype), torch.float32)
+    return image.to(wide) @ text.to(wide).T * scale.to(wide)
+
+
+def calibrated_softmax(
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    row_scale: Tensor | None,
+    predicted_scale: Tensor | None,
+    labels: Tensor | None,
+    k: int,
+) -> tuple[Tensor, ...]:
+    """What `vlcal.ops.calibrated_softmax` returns; an empty log-likelihood without labels."""
+    logits = _logits(image, text, scale)
+    # raw logits give the order, so that no rounding of a scaled row can change it
+    if k == 1:
+        topk_index = logits.argmax(-1, keepdim=True)
+    else:
+        topk_index = logits.sort(dim=-1, descending=True, stable=True).indices[:, :k]
+    predicted = topk_index[:, 0].clone()
+    if row_scale is not None:
+        logits = logits * row_scale.to(logits)[:, None]
+    if predicted_scale is not None:
+        logits = logits * predicted_scale.to(logits)[predicted, None]
+    log_probs = logits.log_softmax(-1)
+    probs = log_probs.exp()
+    topk_prob = probs.gather(1, topk_index)
+    return (
+        predicted,
+        topk_prob[:, 0].clone(),
+        torch.special.entr(probs).sum(-1),
+        probs.new_empty(0) if labels is None else log_probs.gather(1, labels[:, None])[:, 0],
+        probs.square().sum(-1),
+        topk_index.contiguous(),
+        topk_prob,
+    )
+
+
+def logit_statistics(
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    other_image: Tensor | None,
+    other_text: Tensor | None,
+) -> tuple[Tensor, ...]:
+    """Per row: max, argmax, min, and the mean of |row - other row| (empty without another)."""
+    logits = _logits(image, text, scale)
+    difference = logits.new_empty(0)
+    if other_image is not None and other_text is not None:
+        difference = (logits - _logits(other_image, other_text, scale)).abs().mean(-1)
+    return logits.amax(-1), logits.argmax(-1), logits.amin(-1), difference
+
+
+def cosine_cross_entropy(image: Tensor, text: Tensor, labels: Tensor, scale: Tensor) -> Tensor:
+    """-log softmax(scale * image @ text.T)[label], [N]."""
+    log_probs = _logits(image, text, scale).log_softmax(-1)
+    return -log_probs.gather(1, labels[:, None])[:, 0]
+
+
+def cosine_cross_entropy_gradients(
+    grad: Tensor, image: Tensor, text: Tensor, labels: Tensor, scale: Tensor
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of sum_i grad_i loss_i by image [N, D], text [C, D] and scale []."""
+    similarity = _logits(image, text, torch.ones_like(scale))
+    probs = (similarity * scale.to(similarity)).softmax(-1)
+    one_hot = torch.zeros_like(probs).scatter_(1, labels[:, None], 1.0)
+    # d loss_i / d logit_ic = p_ic - [c = label_i]
+    logit_grad = (probs - one_hot) * grad.to(probs)[:, None]
+    scaled = logit_grad * scale.to(probs)
+    return (
+        scaled @ text.to(probs),
+        scaled.T @ image.to(probs),
+        (logit_grad * similarity).sum(),
+    )

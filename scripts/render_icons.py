@@ -24,31 +24,11 @@ import numpy as np
 from vlcal.assets import asset
 
 STYLE = frozenset(
-    [
-        "outline",
-        "outlined",
-        "line",
-        "fill",
-        "filled",
-        "solid",
-        "circle",
-        "square",
-        "alt",
-        "color",
-        "broken",
-        "o",
-        "bold",
-        "light",
-        "bulk",
-        "two",
-        "tone",
-        "duotone",
-        "thin",
-        "regular",
-        "sharp",
-        "rounded",
-        "round",
-    ]
+    (
+        *("outline", "outlined", "line", "fill", "filled", "solid", "circle", "square", "alt"),
+        *("color", "broken", "o", "bold", "light", "bulk", "two", "tone", "duotone", "thin"),
+        *("regular", "sharp", "rounded", "round"),
+    )
 )
 SIDE, MARGIN, INK = 32, 0.04, "#111"
 

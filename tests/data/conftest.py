@@ -38,7 +38,7 @@ def split_file(tmp_path):
 
 @pytest.fixture
 def toy():
-    """Five classes, three train items each except class 3 with one; labels appear as 2, 0, 4, 3, 1."""
+    """Five classes that appear as 2, 0, 4, 3, 1; class 3 has one item a list, the others more."""
     order, names = [2, 0, 4, 3, 1], ("ant", "bee", "cat", "dog", "elk")
 
     def items(part, count):

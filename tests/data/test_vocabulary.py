@@ -16,10 +16,10 @@ def test_bundled_nouns_are_wordnet():
 
 @pytest.mark.parametrize("zipped", [False, True])
 def test_any_file_gives_each_word_once_in_order(tmp_path, zipped):
-    content = "\ufeffcat\r\nice_cream\r\n\r\n cat \r\nice cream\r\nЖук\r\n".encode()
+    content = "\ufeffcat\r\nice_cream\r\n\r\n cat \r\nice cream\r\nЩит\r\n".encode()
     path = tmp_path / "words.txt"
     path.write_bytes(gzip.compress(content) if zipped else content)
-    assert nouns(path) == ["cat", "ice cream", "Жук"]
+    assert nouns(path) == ["cat", "ice cream", "Щит"]
 
 
 @pytest.mark.parametrize(

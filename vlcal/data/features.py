@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -86,6 +87,7 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         EOFError,
         MemoryError,
         SyntaxError,
+        tokenize.TokenError,
         RuntimeError,
         zipfile.BadZipFile,
         zlib.error,

@@ -249,3 +249,14 @@ def test_per_class_needs_classes():
     seen = evaluate(confidence=[0.5], correct=[True])
     with pytest.raises(ValueError, match="per_class: needs logits, probs or predictions"):
         seen.per_class()
+
+
+def test_plot_draws_into_the_given_axes():
+    matplotlib = pytest.importorskip("matplotlib")
+    matplotlib.use("Agg")
+    from matplotlib.figure import Figure
+
+    ax = Figure().subplots()
+    evaluate(logits=LOGITS, labels=LABELS).plot(ax=ax)
+    assert ax.patches
+    assert ax.get_title(loc="left") + ax.get_title() == "convention standard"

@@ -91,6 +91,11 @@ def test_whole_ties_are_ordered_and_never_split(values, n_bins):
     )
 
 
+def test_a_run_of_ties_goes_where_its_middle_lies():
+    # the run occupies ranks 0, 1, 2 of 4 samples in 4 bins: its middle is rank 1
+    assert whole_ties(torch.tensor([0.9, 0.5, 0.5, 0.5]), 4).tolist() == [3, 1, 1, 1]
+
+
 @pytest.mark.parametrize("n", [7, 15, 100, 601])
 def test_equal_mass_counts_differ_by_at_most_one_without_ties(n):
     count = whole_ties(torch.randperm(n).double(), 7).bincount(minlength=7)

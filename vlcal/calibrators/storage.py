@@ -55,16 +55,16 @@ def load_calibrator(path: str | Path, classes: tuple[type, ...] = ()) -> Any:
             f"load_calibrator: {path} was not written by save_calibrator (format {FORMAT} expected)"
         )
     known = {each.name: each for each in (*CALIBRATORS, Chain, *classes)}
-    return _make(about["calibrator"], "", tensors, known)
+    return _make(about["calibrator"], tensors, known)
 
 
 def _describe(calibrator: Calibrator, prefix: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Name, parameters and learned values as JSON; tensors go to `tensors` under their path."""
     values = {each.name: getattr(calibrator, each.name) for each in fields(calibrator)}  # type: ignore[arg-type]
-    if "steps" in values:
+    if isinstance(calibrator, Chain):
         values["steps"] = [
             _describe(step, f"{prefix}{index}.", tensors)
-            for index, step in enumerate(values["steps"])
+            for index, step in enumerate(calibrator.steps)
         ]
     for name, value in values.items():
         if isinstance(value, Tensor):
@@ -73,9 +73,7 @@ def _describe(calibrator: Calibrator, prefix: str, tensors: dict[str, Tensor]) -
     return {"name": calibrator.name, "values": values}
 
 
-def _make(
-    about: dict[str, Any], prefix: str, tensors: dict[str, Tensor], known: dict[str, type]
-) -> Any:
+def _make(about: dict[str, Any], tensors: dict[str, Tensor], known: dict[str, type]) -> Any:
     if about["name"] not in known:
         raise ValueError(
             f"load_calibrator: unknown calibrator {about['name']!r}; known: {', '.join(known)}; "
@@ -89,8 +87,8 @@ def _make(
             f"the file has {sorted(about['values'])}"
         )
     values = {name: _value(value, tensors) for name, value in about["values"].items()}
-    if "steps" in values:
-        values["steps"] = [_make(step, prefix, tensors, known) for step in values["steps"]]
+    if cls is Chain:
+        values["steps"] = [_make(step, tensors, known) for step in values["steps"]]
     made = cls(**{name: value for name, value in values.items() if declared[name].init})
     for name, value in values.items():
         if not declared[name].init:

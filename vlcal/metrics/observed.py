@@ -81,6 +81,7 @@ def _from_probs(block: Tensor, labels: Tensor) -> Outcomes:
 def _from_features(predictions: Predictions, labels: Tensor) -> Outcomes:
     image, text = predictions.image_features, predictions.text_features
     assert image is not None and text is not None and predictions.logit_scale is not None
+    labels = labels.to(image.device)
     soft = calibrated_softmax(
         image,
         text,

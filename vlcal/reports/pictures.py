@@ -1,0 +1,149 @@
+"""The pictures of a report, drawn from its rows and classes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from vlcal.ops import BinStatistics
+from vlcal.reports.classes import ClassRow
+from vlcal.reports.figures import to_svg
+from vlcal.reports.headline import display
+from vlcal.reports.histogram import confidence_histograms
+from vlcal.reports.reliability import reliability_panels
+from vlcal.reports.report import Report
+from vlcal.reports.rows import row_bins
+from vlcal.reports.scatter import proximity_scatter_svg
+from vlcal.reports.summary import distinct_rows, tuner_labels
+from vlcal.reports.tradeoff import tradeoff
+
+MOST_PICTURES = 12  # reliability rows on one page, so that it stays below 3 MB
+MOST_DOTS = 1000
+_PANELS = 3
+_HALVES = {"base": "base classes", "new": "new classes"}
+
+Pooled = dict[tuple[str, str], dict[str, BinStatistics]]
+
+
+@dataclass(frozen=True)
+class Picture:
+    """An SVG with a title, a caption, and its natural width in inches."""
+
+    title: str
+    caption: str
+    svg: str
+    width: float
+
+
+def pictures(report: Report) -> tuple[Picture, ...]:
+    """Every picture the data allow, in reading order; empty if there is nothing to draw."""
+    pooled = pool_bins(report)
+    found = [
+        *_reliability(pooled, _drawn(report)),
+        *_histograms(pooled),
+        *_tradeoff(report),
+        *_scatter(report),
+    ]
+    return tuple(found)
+
+
+def pool_bins(report: Report) -> Pooled:
+    """Bin statistics by (tuner, split) and calibrator, last tuner and new classes first.
+
+    Datasets are added. Of several seeds the first is taken: they share their test images, so adding
+    them would count every image several times and make the whiskers too short.
+    """
+    pooled: Pooled = {}
+    seeds: dict[tuple[str, str], object] = {}
+    rows = distinct_rows(report.rows)
+    for row, tuner in zip(rows, tuner_labels(rows), strict=True):
+        bins, key = row_bins(row), (tuner, row["split"])
+        if (
+            bins is not None
+            and bins.n
+            and seeds.setdefault(key, row.get("seed")) == row.get("seed")
+        ):
+            group = pooled.setdefault(key, {})
+            old = group.get(row["calibrator"])
+            group[row["calibrator"]] = bins if old is None else old + bins
+    order = {tuner: -i for i, tuner in enumerate(dict.fromkeys(tuner for tuner, _ in pooled))}
+    return dict(sorted(pooled.items(), key=lambda item: (order[item[0][0]], item[0][1] != "new")))
+
+
+def _drawn(report: Report) -> str:
+    seeds = {row.get("seed") for row in report.rows}
+    datasets = {row.get("dataset") for row in report.rows}
+    parts = ["the first seed"] * (len(seeds) > 1) + [f"all {len(datasets)} datasets"] * (
+        len(datasets) > 1
+    )
+    return f", of {' and '.join(parts)}" if parts else ""
+
+
+def _reliability(pooled: Pooled, drawn: str) -> list[Picture]:
+    found: list[Picture] = []
+    for (tuner, split), group in pooled.items():
+        items = list(group.items())
+        for start in range(0, len(items), _PANELS):
+            if len(found) == MOST_PICTURES:
+                found[-1] = _with_caption(found[-1], "More would make this page too large.")
+                return found
+            part = items[start : start + _PANELS]
+            figure, _ = reliability_panels([b for _, b in part], [display(c) for c, _ in part])
+            title = f"{display(tuner)} on {_HALVES.get(split, split)}"
+            caption = (
+                f"Accuracy against confidence; the numbers are those of the drawn bins{drawn}."
+            )
+            found.append(_picture(figure, title, caption, f"reliability{len(found)}"))
+    return found
+
+
+def _histograms(pooled: Pooled) -> list[Picture]:
+    if not pooled:
+        return []
+    (tuner, split), group = next(iter(pooled.items()))
+    names = list(dict.fromkeys((next(iter(group)), list(group)[-1])))
+    figure, _ = confidence_histograms([group[n] for n in names], [display(n) for n in names])
+    title = f"Right and wrong predictions of {display(tuner)} on {_HALVES.get(split, split)}"
+    caption = (
+        "Wrong predictions far to the right are the costly ones. The share axis is logarithmic."
+    )
+    return [_picture(figure, title, caption, "histogram")]
+
+
+def _tradeoff(report: Report) -> list[Picture]:
+    try:
+        figure, _ = tradeoff(report.rows)
+    except ValueError as reason:
+        if "base and new" not in str(reason):
+            raise
+        return []
+    caption = (
+        "Each dot is an uncalibrated tuner, each arrow a calibrator: towards the lower left is "
+        "better on both halves. Blue arrows lower the mean of the two errors, orange ones raise it."
+    )
+    return [_picture(figure, "Base against new classes", caption, "tradeoff")]
+
+
+def _scatter(report: Report) -> list[Picture]:
+    classes: Sequence[ClassRow] = [c for c in report.classes if c.proximity is not None and c.n]
+    if not classes:
+        return []
+    caption = (
+        "One mark per class: how near its name is to the base classes, against how far confidence "
+        "exceeds accuracy. Larger marks have more predictions; point at one for its name."
+    )
+    if len(classes) > MOST_DOTS:
+        classes = sorted(classes, key=lambda c: -c.n)[:MOST_DOTS]
+        caption += f" The {MOST_DOTS:,} most predicted classes are shown."
+    svg = proximity_scatter_svg(classes, [display(name) for name in report.class_titles])
+    width = 7.4 if all(c.after is not None for c in classes) else 4.2
+    return [Picture("Which classes are over-confident", caption, svg, width)]
+
+
+def _picture(figure: object, title: str, caption: str, name: str) -> Picture:
+    width = figure.get_size_inches()[0]  # type: ignore[attr-defined]
+    return Picture(title, caption, to_svg(figure, name, f"{title}. {caption}"), float(width))
+
+
+def _with_caption(picture: Picture, more: str) -> Picture:
+    return Picture(picture.title, f"{picture.caption} {more}", picture.svg, picture.width)

@@ -107,7 +107,7 @@ class CLIP(nn.Module):
                 f"encode_image: images must be [B, 3, {size}, {size}] for {self.name}, "
                 f"got {tuple(images.shape)}"
             )
-        return _unit(self.model.encode_image(images.to(self.device, self.dtype)))
+        return unit(self.model.encode_image(images.to(self.device, self.dtype)))
 
     def encode_text(self, texts: Sequence[str], chunk: int = CHUNK) -> Tensor:
         """Unit text features [C, D], float32 (float64 for a float64 model), of whole prompts.
@@ -115,12 +115,16 @@ class CLIP(nn.Module):
         A tower that cannot be fed with embeddings (Hugging Face towers, CoCa) runs open_clip's own
         `encode_text`.
         """
+        # blocks bound the memory of embeddings when a whole vocabulary is encoded
+        starts = range(0, max(len(texts), 1), 16 * chunk)
+        blocks = [self._encode_block(texts[i : i + 16 * chunk], chunk) for i in starts]
+        return unit(torch.cat(blocks))
+
+    def _encode_block(self, texts: Sequence[str], chunk: int) -> Tensor:
         tokens = self.text.tokenize(texts).to(self.device)
         if self.text.refuses_prompts() is None:
-            features = self.text.encode(self.text.embed(tokens), self.text.end(tokens), chunk=chunk)
-        else:
-            features = torch.cat([self.model.encode_text(rows) for rows in tokens.split(chunk)])
-        return _unit(features)
+            return self.text.encode(self.text.embed(tokens), self.text.end(tokens), chunk=chunk)
+        return torch.cat([self.model.encode_text(rows) for rows in tokens.split(chunk)])
 
     def fingerprint(self) -> str:
         """SHA-256 over configuration, preprocessing and weights; the same on any device."""
@@ -142,7 +146,8 @@ class CLIP(nn.Module):
         return digest.hexdigest()
 
 
-def _unit(features: Tensor) -> Tensor:
+def unit(features: Tensor) -> Tensor:
+    """Features of length one, float32 (float64 stays float64)."""
     if features.dtype != torch.float64:
         features = features.float()
     return F.normalize(features, dim=-1)

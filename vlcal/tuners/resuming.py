@@ -1,0 +1,102 @@
+"""The state of a training in one file: what is learned, momentum, generators, history."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from vlcal._files import write_atomic
+
+
+def store(
+    path: Path,
+    about: dict[str, Any],
+    history: list[dict[str, Any]],
+    tuner: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generators: Sequence[torch.Generator],
+) -> None:
+    """Write everything that the next epoch depends on."""
+    from safetensors.torch import save
+
+    tensors = {f"tuner.{name}": value for name, value in tuner.state_dict().items()}
+    for number, state in optimizer.state_dict()["state"].items():
+        for name, value in state.items():
+            if isinstance(value, Tensor):
+                tensors[f"optimizer.{number}.{name}"] = value
+    for number, generator in enumerate(generators):
+        tensors[f"generator.{number}"] = generator.get_state()
+    tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
+    metadata = {"vlcal": json.dumps({"format": 1, "run": about, "history": history})}
+    write_atomic(path, save(tensors, metadata))
+
+
+def restore(
+    path: Path,
+    about: dict[str, Any],
+    tuner: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    generators: Sequence[torch.Generator],
+) -> list[dict[str, Any]]:
+    """Put back what `store` wrote and return the history.
+
+    Raises:
+        ValueError: the file is truncated, foreign, or belongs to another run; the message names the
+            difference.
+    """
+    stored, tensors = _read(path)
+    wanted = json.loads(json.dumps(about))
+    for key in wanted:
+        if stored["run"].get(key) != wanted[key]:
+            raise ValueError(
+                f"fit: the checkpoint {path} belongs to another run: {key} was "
+                f"{_short(stored['run'].get(key))}, is {_short(wanted[key])}; "
+                "use another file or remove it"
+            )
+    count = sum(name.startswith("generator.") for name in tensors)
+    if count != len(generators):
+        raise ValueError(
+            f"fit: the checkpoint {path} belongs to another run: the loader had {count} "
+            f"generators, has {len(generators)}"
+        )
+    tuner.load_state_dict(_below(tensors, "tuner."), strict=True)
+    state: dict[int, dict[str, Tensor]] = {}
+    for name, value in _below(tensors, "optimizer.").items():
+        number, _, field = name.partition(".")
+        state.setdefault(int(number), {})[field] = value
+    optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
+    for number, generator in enumerate(generators):
+        generator.set_state(tensors[f"generator.{number}"])
+    return stored["history"]
+
+
+def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(path, "pt") as file:
+            stored = json.loads((file.metadata() or {}).get("vlcal", "null"))
+            tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
+    except (SafetensorError, json.JSONDecodeError) as error:
+        raise ValueError(f"fit: the checkpoint {path} cannot be read: {error}") from error
+    if not isinstance(stored, dict) or stored.get("format") != 1 or "run" not in stored:
+        raise ValueError(f"fit: {path} is not a checkpoint of vlcal (format 1 expected)")
+    return stored, tensors
+
+
+def _below(tensors: dict[str, Tensor], prefix: str) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): value
+        for name, value in tensors.items()
+        if name.startswith(prefix)
+    }
+
+
+def _short(value: Any) -> str:
+    text = json.dumps(value)
+    return text if len(text) <= 80 else text[:77] + "..."

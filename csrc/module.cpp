@@ -8,6 +8,7 @@
 
 #include "cpu/binning.h"
 #include "cpu/isa.h"
+#include "cpu/logits.h"
 #include "cpu/search.h"
 
 namespace py = pybind11;
@@ -52,6 +53,38 @@ void bind_index(py::module_& m, const char* name) {
       .def("search", &search<Real>, nogil());
 }
 
+vlcal::Features features(Address values, int64_t count, int64_t dim) { return {at<const float>(values), count, dim}; }
+
+int64_t calibrated_softmax(Address images, int64_t n, Address classes, int64_t c, int64_t dim, double scale,
+                           Address row_scale, Address predicted_scale, Address labels, int64_t k, Address predicted,
+                           Address confidence, Address entropy, Address log_likelihood, Address sum_squares,
+                           Address topk_index, Address topk_prob, int threads) {
+  const vlcal::SoftmaxOutputs out{at<int64_t>(predicted),    at<float>(confidence),  at<float>(entropy),
+                                  at<float>(log_likelihood), at<float>(sum_squares), at<int64_t>(topk_index),
+                                  at<float>(topk_prob)};
+  return vlcal::calibrated_softmax(features(images, n, dim), features(classes, c, dim), scale,
+                                   at<const double>(row_scale), at<const double>(predicted_scale),
+                                   at<const int64_t>(labels), k, out, threads);
+}
+
+int64_t logit_statistics(Address images, int64_t n, Address classes, int64_t c, int64_t dim, double scale,
+                         Address other_images, Address other_classes, int64_t other_dim, Address largest,
+                         Address argmax, Address smallest, Address difference, int threads) {
+  const int64_t others = other_classes ? c : 0;
+  return vlcal::logit_statistics(features(images, n, dim), features(classes, c, dim), scale,
+                                 features(other_images, n, other_dim), features(other_classes, others, other_dim),
+                                 at<float>(largest), at<int64_t>(argmax), at<float>(smallest), at<float>(difference),
+                                 threads);
+}
+
+int64_t cross_entropy(Address images, int64_t n, Address classes, int64_t c, int64_t dim, Address labels, double scale,
+                      Address weights, Address losses, Address image_gradient, Address class_gradient,
+                      Address scale_gradient, int threads) {
+  return vlcal::cross_entropy(features(images, n, dim), features(classes, c, dim), at<const int64_t>(labels), scale,
+                              at<const double>(weights), at<float>(losses), at<float>(image_gradient),
+                              at<float>(class_gradient), at<double>(scale_gradient), threads);
+}
+
 }  // namespace
 
 PYBIND11_MODULE(_C, m) {
@@ -67,4 +100,8 @@ PYBIND11_MODULE(_C, m) {
   bind_index<double>(m, "SearchIndexFloat64");
   m.def("dots_float32", &dots<float>, nogil());
   m.def("dots_float64", &dots<double>, nogil());
+
+  m.def("calibrated_softmax", &calibrated_softmax, nogil());
+  m.def("logit_statistics", &logit_statistics, nogil());
+  m.def("cross_entropy", &cross_entropy, nogil());
 }

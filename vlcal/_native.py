@@ -112,3 +112,122 @@ def dots(keys: Tensor, query: Tensor) -> Tensor:
     threads = torch.get_num_threads()
     run(query.data_ptr(), keys.data_ptr(), *keys.shape, out.data_ptr(), threads)
     return out
+
+
+def _address(tensor: Tensor | None) -> int:
+    return 0 if tensor is None else tensor.data_ptr()
+
+
+def calibrated_softmax(
+    image: Tensor,
+    text: Tensor,
+    scale: float,
+    row_scale: Tensor | None,
+    predicted_scale: Tensor | None,
+    labels: Tensor | None,
+    k: int,
+) -> tuple[tuple[Tensor, ...], int]:
+    """What `reference.calibrated_softmax` returns, and the first bad row or -1.
+
+    Args:
+        image: [N, D] float32.
+        text: [C, D] float32.
+        scale: logit scale.
+        row_scale: [N] float64.
+        predicted_scale: [C] float64.
+        labels: [N] int64.
+        k: number of most probable classes.
+    """
+    n = len(image)
+    outputs = (
+        torch.empty(n, dtype=torch.int64),
+        torch.empty(n),
+        torch.empty(n),
+        torch.empty(0 if labels is None else n),
+        torch.empty(n),
+        torch.empty(n, k, dtype=torch.int64),
+        torch.empty(n, k),
+    )
+    bad = library().calibrated_softmax(
+        image.data_ptr(),
+        n,
+        text.data_ptr(),
+        *text.shape,
+        scale,
+        _address(row_scale),
+        _address(predicted_scale),
+        _address(labels),
+        k,
+        *(output.data_ptr() for output in outputs),
+        torch.get_num_threads(),
+    )
+    return outputs, bad
+
+
+def logit_statistics(
+    image: Tensor,
+    text: Tensor,
+    scale: float,
+    other_image: Tensor | None,
+    other_text: Tensor | None,
+) -> tuple[tuple[Tensor, ...], int]:
+    """What `reference.logit_statistics` returns for float32 matrices, and the first bad row."""
+    n = len(image)
+    outputs = (
+        torch.empty(n),
+        torch.empty(n, dtype=torch.int64),
+        torch.empty(n),
+        torch.empty(0 if other_image is None else n),
+    )
+    bad = library().logit_statistics(
+        image.data_ptr(),
+        n,
+        text.data_ptr(),
+        *text.shape,
+        scale,
+        _address(other_image),
+        _address(other_text),
+        0 if other_text is None else other_text.shape[1],
+        *(output.data_ptr() for output in outputs),
+        torch.get_num_threads(),
+    )
+    return outputs, bad
+
+
+def cross_entropy(
+    image: Tensor,
+    text: Tensor,
+    labels: Tensor,
+    scale: float,
+    weights: Tensor | None,
+    wanted: tuple[bool, bool, bool],
+) -> tuple[tuple[Tensor, Tensor, Tensor, Tensor], int]:
+    """Losses, the wanted gradients of their sum by image, text and scale, and the first bad row.
+
+    Args:
+        image: [N, D] float32.
+        text: [C, D] float32.
+        labels: [N] int64.
+        scale: logit scale.
+        weights: [N] float64 factors of the losses; None for ones.
+        wanted: which gradients; the others are empty.
+    """
+    losses = torch.empty(len(image))
+    gradients = (
+        torch.empty(image.shape if wanted[0] else (0,)),
+        torch.empty(text.shape if wanted[1] else (0,)),
+        torch.zeros(() if wanted[2] else (0,), dtype=torch.float64),
+    )
+    bad = library().cross_entropy(
+        image.data_ptr(),
+        len(image),
+        text.data_ptr(),
+        *text.shape,
+        labels.data_ptr(),
+        scale,
+        _address(weights),
+        losses.data_ptr(),
+        *(out.data_ptr() if want else 0 for out, want in zip(gradients, wanted, strict=True)),
+        torch.get_num_threads(),
+    )
+    return (losses, *gradients), bad

@@ -7,6 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
+from vlcal import _native
 from vlcal.ops import reference
 from vlcal.ops._dispatch import Backend, dispatch
 from vlcal.ops._inputs import (
@@ -15,6 +16,7 @@ from vlcal.ops._inputs import (
     check_label_kind,
     check_values,
     first_bad,
+    refuse_float64,
     refuse_rows,
     scale_tensor,
     wide,
@@ -102,9 +104,32 @@ def _run_reference(
     return losses, out[0], out[1], out[2]
 
 
+def _run_native(
+    image: Tensor,
+    text: Tensor,
+    labels: Tensor,
+    scale: Tensor,
+    grad: Tensor | None,
+    wanted: tuple[bool, bool, bool],
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    out, bad = _native.cross_entropy(
+        _native.real_rows(image),
+        _native.real_rows(text),
+        labels.contiguous(),
+        float(scale),
+        None if grad is None else grad.double().contiguous(),
+        wanted,
+    )
+    refuse_rows(WHO, bad, (image, text))
+    return out
+
+
 # arguments: image, text, labels, scale, weights of the losses or None for ones, and which of the
 # gradients are wanted; results: losses and the gradients of their weighted sum, empty if unwanted
-BACKENDS = (Backend("reference", _run_reference),)
+BACKENDS = (
+    Backend("native", _run_native, _native.missing, refuse_float64),
+    Backend("reference", _run_reference),
+)
 
 
 def _run(image, text, labels, scale, grad, wanted, backend):

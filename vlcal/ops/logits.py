@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vlcal import _native
 from vlcal.ops import reference
 from vlcal.ops._dispatch import Backend, dispatch
 from vlcal.ops._inputs import (
@@ -20,6 +21,7 @@ from vlcal.ops._inputs import (
     check_label_kind,
     check_values,
     first_bad,
+    refuse_float64,
     refuse_rows,
     scale_tensor,
     wide,
@@ -231,8 +233,51 @@ def _run_statistics(
     return out
 
 
-SOFTMAX_BACKENDS = (Backend("reference", _run_softmax),)
-STATISTICS_BACKENDS = (Backend("reference", _run_statistics),)
+def _native_softmax(
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    row_scale: Tensor | None,
+    predicted_scale: Tensor | None,
+    labels: Tensor | None,
+    k: int,
+) -> tuple[Tensor, ...]:
+    out, bad = _native.calibrated_softmax(
+        _native.real_rows(image),
+        _native.real_rows(text),
+        float(scale),
+        *(None if f is None else f.double().contiguous() for f in (row_scale, predicted_scale)),
+        None if labels is None else labels.contiguous(),
+        k,
+    )
+    refuse_rows("calibrated_softmax", bad, (image, text))
+    return out
+
+
+def _native_statistics(
+    image: Tensor,
+    text: Tensor,
+    scale: Tensor,
+    other_image: Tensor | None,
+    other_text: Tensor | None,
+) -> tuple[Tensor, ...]:
+    matrices = (image, text), (other_image, other_text)
+    image, text, *others = (
+        None if value is None else _native.real_rows(value) for pair in matrices for value in pair
+    )
+    out, bad = _native.logit_statistics(image, text, float(scale), *others)
+    refuse_rows("logit_statistics", bad, *matrices)
+    return out
+
+
+SOFTMAX_BACKENDS = (
+    Backend("native", _native_softmax, _native.missing, refuse_float64),
+    Backend("reference", _run_softmax),
+)
+STATISTICS_BACKENDS = (
+    Backend("native", _native_statistics, _native.missing, refuse_float64),
+    Backend("reference", _run_statistics),
+)
 
 
 @torch.library.custom_op("vlcal::calibrated_softmax", mutates_args=())

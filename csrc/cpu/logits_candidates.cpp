@@ -1,0 +1,126 @@
+#include "cpu/logits_candidates.h"
+
+#include <algorithm>
+#include <cmath>
+#include <functional>
+#include <limits>
+
+namespace vlcal {
+namespace {
+
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+constexpr int64_t kGroups = 64;
+
+bool before(const Candidate& a, const Candidate& b) { return a.dot > b.dot || (a.dot == b.dot && a.index < b.index); }
+
+float just_below(double value) { return std::nextafter(static_cast<float>(value), -kInfinity); }
+
+}  // namespace
+
+Candidates::Candidates(const PackedClasses& classes, int64_t k)
+    : classes_(classes),
+      k_(k),
+      lanes_(classes.kernels.lanes),
+      threshold_(classes.kernels.lanes),
+      groups_(kGroups * classes.kernels.lanes),
+      group_low_(classes.kernels.lanes),
+      hits_(std::min(kChunk, classes.padded) * classes.kernels.lanes),
+      query_((classes.classes.dim + kLanes - 1) / kLanes * kLanes, 0.0) {}
+
+void Candidates::start(Features images, int64_t first, int64_t count, const double* norms) {
+  images_ = images;
+  first_ = first;
+  count_ = count;
+  for (int64_t l = 0; l < count; ++l) {
+    lanes_[l].list.clear();
+    lanes_[l].kept = -kInfinity;
+    lanes_[l].slack = 2 * classes_.error(norms[l]);
+  }
+}
+
+void Candidates::see(const float* dots, int64_t first, int64_t rows, const float* largest) {
+  thresholds(dots, rows, largest);
+  const int64_t found = classes_.kernels.hits(dots, rows, threshold_.data(), hits_.data());
+  for (int64_t h = 0; h < found; ++h) {
+    const Hit hit = hits_[h];
+    lanes_[hit.lane].list.push_back({dots[hit.row * classes_.kernels.lanes + hit.lane], first + hit.row});
+  }
+  for (int64_t l = 0; l < count_; ++l) {
+    if (largest[l] >= threshold_[l]) prune(l);
+  }
+}
+
+// A class is worth keeping if it may be as large as the k-th largest: of those seen, or, while there are too few, of
+// the largest of 64 groups of rows.
+void Candidates::thresholds(const float* dots, int64_t rows, const float* largest) {
+  const int64_t lanes = classes_.kernels.lanes, groups = std::min(rows, kGroups);
+  bool grouped = false;
+  std::fill(threshold_.begin(), threshold_.end(), kInfinity);
+  for (int64_t l = 0; l < count_; ++l) {
+    Lane& lane = lanes_[l];
+    double reach = lane.kept;
+    if (k_ == 1) {
+      reach = std::max(lane.kept, largest[l]);
+    } else if (lane.kept == -kInfinity && k_ <= groups) {
+      if (!grouped) {
+        for (int64_t g = 0; g < groups; ++g) {
+          const int64_t begin = g * rows / groups, end = (g + 1) * rows / groups;
+          classes_.kernels.extremes(dots + begin * lanes, end - begin, groups_.data() + g * lanes, group_low_.data());
+        }
+        grouped = true;
+      }
+      values_.resize(groups);
+      for (int64_t g = 0; g < groups; ++g) values_[g] = groups_[g * lanes + l];
+      std::nth_element(values_.begin(), values_.begin() + (k_ - 1), values_.end(), std::greater<float>());
+      reach = values_[k_ - 1];
+    }
+    threshold_[l] = reach == -kInfinity ? -kInfinity : just_below(reach - lane.slack);
+  }
+}
+
+void Candidates::prune(int64_t l) {
+  Lane& lane = lanes_[l];
+  if (static_cast<int64_t>(lane.list.size()) < k_) return;
+  std::nth_element(lane.list.begin(), lane.list.begin() + (k_ - 1), lane.list.end(), before);
+  lane.kept = lane.list[k_ - 1].dot;
+  const float least = just_below(lane.kept - lane.slack);
+  lane.list.erase(std::remove_if(lane.list.begin(), lane.list.end(), [&](const Candidate& c) { return c.dot < least; }),
+                  lane.list.end());
+}
+
+const std::vector<Candidate>& Candidates::best(int64_t l) {
+  Lane& lane = lanes_[l];
+  std::sort(lane.list.begin(), lane.list.end(), before);
+  Candidate* at = lane.list.data();
+  Candidate* const end = at + lane.list.size();
+  for (bool converted = false; at < end;) {
+    Candidate* next = at + 1;
+    while (next < end && (next - 1)->dot - next->dot <= lane.slack) ++next;
+    if (next - at > 1) {
+      if (!converted) {
+        const float* image = images_.row(first_ + l);
+        std::copy(image, image + images_.dim, query_.begin());
+        converted = true;
+      }
+      order_exactly(at, next);
+    }
+    at = next;
+  }
+  lane.list.resize(k_);
+  return lane.list;
+}
+
+void Candidates::order_exactly(Candidate* begin, Candidate* end) {
+  const auto negated_dot = exact_costs<float>().negated_dot;
+  std::vector<std::pair<double, Candidate>> exact;
+  exact.reserve(end - begin);
+  for (Candidate* c = begin; c < end; ++c) {
+    exact.push_back({negated_dot(query_.data(), classes_.classes.row(c->index), images_.dim), *c});
+  }
+  std::sort(exact.begin(), exact.end(), [](const auto& a, const auto& b) {
+    return a.first < b.first || (a.first == b.first && a.second.index < b.second.index);
+  });
+  for (const auto& item : exact) *begin++ = item.second;
+}
+
+}  // namespace vlcal

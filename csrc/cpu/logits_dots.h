@@ -1,0 +1,56 @@
+// Blocks of dot products between images and classes: packing, and the certified error of a float32 dot product.
+#pragma once
+#include <cstdint>
+#include <vector>
+
+#include "cpu/aligned.h"
+#include "cpu/logits_kernels.h"
+
+namespace vlcal {
+
+// Contiguous rows of features.
+struct Features {
+  const float* values;
+  int64_t count, dim;
+  const float* row(int64_t i) const { return values + i * dim; }
+};
+
+// Classes visited at once; a multiple of the tile of every instruction set, so that results do not depend on how many
+// images or threads there are.
+constexpr int64_t kChunk = 504;
+
+// The classes less their mean, in tiles. A softmax does not see the mean (it adds one constant to a row), and without
+// it dot products are smaller and round less.
+class PackedClasses {
+ public:
+  PackedClasses(const LogitsKernels& kernels, Features classes, int threads);
+
+  // dots[r][lane] for classes first .. first + rows - 1 (both multiples of the tile) and each of `panels` panels, which
+  // are dim * lanes apart; the results of a panel are `apart` floats from those of the last.
+  void dots(const float* panel, int panels, int64_t first, int64_t rows, float* dots, int64_t apart) const;
+
+  // Bound on |float32 dot product - (row - mean) . image| for an image of this norm.
+  double error(double norm) const;
+
+  const LogitsKernels& kernels;
+  const Features classes;
+  const int64_t padded;      // count rounded up to tiles
+  std::vector<float> mean;   // [dim]
+  double largest = 0;        // norm of a centred class
+  int64_t bad = -1;          // first row that is not finite
+
+ private:
+  AlignedFloats tiles_;
+};
+
+// Rows first .. first + lanes - 1 of `images` as a panel [dim][lanes], missing ones as zeros, and their norms.
+void pack_panel(const LogitsKernels& kernels, Features images, int64_t first, float* panel, double* norm);
+
+// Columns of `width` rows laid side by side: out[k * width + r] = rows[first + r][k] - mean[k] (no mean: 0); missing
+// rows are zeros.
+void pack_rows(Features rows, int64_t first, int64_t width, const float* mean, float* out);
+
+// Euclidean norm; not finite exactly if a value is not.
+double norm(const float* row, int64_t dim);
+
+}  // namespace vlcal

@@ -1,0 +1,162 @@
+// The leaf kernels written once over a vector type V. Included by one file per instruction set, inside its own unnamed
+// namespace, so that no function compiled with wide instructions can replace a portable one.
+#pragma once
+#include <cstdint>
+
+#include "cpu/logits_kernels.h"
+
+// V: Reg, kWidth, load, store, set, add, sub, mul, fma (a b + c), max, min, abs, exp2_scale (p 2^n), round, reached
+// (bits of lanes with a >= b)
+template <class V, int kTile, int kVectors>
+struct Leaf {
+  using Reg = typename V::Reg;
+  static constexpr int kLanes = V::kWidth * kVectors;
+
+  template <bool kAdd>
+  static inline void store_tile(Reg (&acc)[kTile][kVectors], float* out, int64_t stride) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kTile; ++i) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) {
+        float* at = out + i * stride + v * V::kWidth;
+        V::store(at, kAdd ? V::add(V::load(at), acc[i][v]) : acc[i][v]);
+      }
+    }
+  }
+
+  static inline void clear(Reg (&acc)[kTile][kVectors]) {
+#pragma GCC unroll 16
+    for (int i = 0; i < kTile; ++i) {
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) acc[i][v] = V::set(0.0f);
+    }
+  }
+
+  // a(i) = a[i * step]
+  template <int kStep>
+  static inline __attribute__((always_inline)) void rank_one(Reg (&acc)[kTile][kVectors], const float* a,
+                                                             const float* b) {
+    Reg column[kVectors];
+#pragma GCC unroll 4
+    for (int v = 0; v < kVectors; ++v) column[v] = V::load(b + v * V::kWidth);
+#pragma GCC unroll 16
+    for (int i = 0; i < kTile; ++i) {
+      const Reg value = V::set(a[i * kStep]);
+#pragma GCC unroll 4
+      for (int v = 0; v < kVectors; ++v) acc[i][v] = V::fma(value, column[v], acc[i][v]);
+    }
+  }
+
+  static void product(int64_t depth, const float* a, const float* b, float* out, int64_t stride, bool add) {
+    Reg acc[kTile][kVectors];
+    clear(acc);
+    for (int64_t k = 0; k < depth; ++k) rank_one<1>(acc, a + k * kTile, b + k * kLanes);
+    if (add) {
+      store_tile<true>(acc, out, stride);
+    } else {
+      store_tile<false>(acc, out, stride);
+    }
+  }
+
+  static void outer(int64_t panels, int64_t panel_size, const float* a, const float* b, float* out, int64_t stride) {
+    Reg acc[kTile][kVectors];
+    clear(acc);
+    for (int64_t p = 0; p < panels; ++p) {
+      for (int l = 0; l < kLanes; ++l) rank_one<kLanes>(acc, a + p * panel_size + l, b + (p * kLanes + l) * kLanes);
+    }
+    store_tile<true>(acc, out, stride);
+  }
+
+  static void extremes(const float* dots, int64_t n, float* largest, float* smallest) {
+    for (int v = 0; v < kLanes; v += V::kWidth) {
+      Reg high = V::load(dots + v), low = high;
+      for (int64_t i = 1; i < n; ++i) {
+        const Reg value = V::load(dots + i * kLanes + v);
+        high = V::max(high, value);
+        low = V::min(low, value);
+      }
+      V::store(largest + v, high);
+      V::store(smallest + v, low);
+    }
+  }
+
+  static int64_t hits(const float* dots, int64_t n, const float* threshold, vlcal::Hit* out) {
+    int64_t found = 0;
+    for (int v = 0; v < kLanes; v += V::kWidth) {
+      const Reg limit = V::load(threshold + v);
+      for (int64_t i = 0; i < n; ++i) {
+        unsigned bits = V::reached(V::load(dots + i * kLanes + v), limit);
+        for (; __builtin_expect(bits != 0, 0); bits &= bits - 1) {
+          out[found++] = {static_cast<int32_t>(i), v + __builtin_ctz(bits)};
+        }
+      }
+    }
+    return found;
+  }
+
+  // 2^u for -126 <= u <= 1; relative error of the polynomial 2e-9 on [-1/2, 1/2], and 2^0 is exactly 1
+  static inline Reg exp2(Reg u) {
+    const Reg n = V::round(u);
+    const Reg f = V::sub(u, n);
+    Reg p = V::set(1.53533650e-4f);
+    p = V::fma(p, f, V::set(1.33989134e-3f));
+    p = V::fma(p, f, V::set(9.61843785e-3f));
+    p = V::fma(p, f, V::set(5.55033237e-2f));
+    p = V::fma(p, f, V::set(2.40226477e-1f));
+    p = V::fma(p, f, V::set(6.93147182e-1f));
+    p = V::fma(p, f, V::set(1.0f));
+    return V::exp2_scale(p, n);
+  }
+
+  static void sums(const float* dots, int64_t n, const float* top, const float* factor, float* sum, float* weighted,
+                   float* squares) {
+    const Reg least = V::set(-126.0f);
+    for (int v = 0; v < kLanes; v += V::kWidth) {
+      const Reg m = V::load(top + v), scale = V::load(factor + v);
+      Reg s = V::set(0.0f), w = s, q = s;
+      for (int64_t i = 0; i < n; ++i) {
+        const Reg u = V::max(V::mul(V::sub(V::load(dots + i * kLanes + v), m), scale), least);
+        const Reg e = exp2(u);
+        s = V::add(s, e);
+        w = V::fma(e, u, w);
+        q = V::fma(e, e, q);
+      }
+      V::store(sum + v, s);
+      V::store(weighted + v, w);
+      V::store(squares + v, q);
+    }
+  }
+
+  static void gradient(float* dots, int64_t n, const float* top, const float* factor, const float* weight,
+                       float* moment) {
+    const Reg least = V::set(-126.0f);
+    for (int v = 0; v < kLanes; v += V::kWidth) {
+      const Reg m = V::load(top + v), scale = V::load(factor + v), share = V::load(weight + v);
+      Reg total = V::set(0.0f);
+      for (int64_t i = 0; i < n; ++i) {
+        float* at = dots + i * kLanes + v;
+        const Reg below = V::sub(V::load(at), m);
+        const Reg e = V::mul(share, exp2(V::max(V::mul(below, scale), least)));
+        total = V::fma(e, below, total);
+        V::store(at, e);
+      }
+      V::store(moment + v, total);
+    }
+  }
+
+  static void difference(const float* dots, const float* other, int64_t n, const float* offset, float* sum) {
+    for (int v = 0; v < kLanes; v += V::kWidth) {
+      const Reg shift = V::load(offset + v);
+      Reg total = V::set(0.0f);
+      for (int64_t i = 0; i < n; ++i) {
+        const Reg gap = V::sub(V::load(dots + i * kLanes + v), V::load(other + i * kLanes + v));
+        total = V::add(total, V::abs(V::add(gap, shift)));
+      }
+      V::store(sum + v, total);
+    }
+  }
+
+  static constexpr vlcal::LogitsKernels kernels() {
+    return {kLanes, kTile, product, outer, extremes, hits, sums, gradient, difference};
+  }
+};

@@ -10,6 +10,9 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from vlcal import distributed
 from vlcal.clip import tiny_clip
+from vlcal.data import transforms
+from vlcal.data.items import Dataset, Item
+from vlcal.data.items import loader as image_loader
 from vlcal.prediction import predict
 from vlcal.regularizers import Regularizer
 from vlcal.training import TrainingDiverged, fit
@@ -205,6 +208,32 @@ def test_resumed_training_ends_with_the_same_bits(clip, tmp_path):
     assert steps[0] == (2, 0) and len(steps) == 6
     finished, same = trained(clip, seed=5, checkpoint=path)
     assert torch.equal(state(finished), state(whole)) and same == history
+
+
+def test_augmented_images_resume_with_the_same_bits(clip, tmp_path):
+    classes = ClassSet(("cat", "dog"))
+    items = [Item(str(row), row % 2, classes.names[row % 2]) for row in range(6)]
+    pixels = torch.randint(256, (6, 20, 20), generator=torch.Generator()).byte().numpy()
+    dataset = Dataset("noise", classes, items, [], [], None, lambda item: pixels[int(item.path)])
+
+    def train(**options):
+        tuner = CoOp(clip, classes, n_ctx=4)
+        augment = transforms.training(clip.preprocess)
+        batches = image_loader(
+            items, dataset, augment, batch_size=4, shuffle=True, generator=torch.Generator()
+        )
+        return tuner, fit(tuner, batches, SHORT, **options)
+
+    def interrupt(epoch, step, losses):
+        if epoch == 1:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    whole, history = train(seed=1)
+    with pytest.raises(KeyboardInterrupt):
+        train(seed=1, checkpoint=tmp_path / "state", progress=interrupt)
+    resumed, again = train(seed=1, checkpoint=tmp_path / "state")
+    assert torch.equal(state(resumed), state(whole)) and again == history
+    assert not torch.equal(state(train(seed=2)[0]), state(whole))
 
 
 @pytest.mark.parametrize(

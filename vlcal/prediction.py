@@ -144,4 +144,5 @@ def _my_batches(loader: Any) -> Iterable[Batch]:
         batch_sampler=list(islice(loader.batch_sampler, rank, None, world)),
         num_workers=loader.num_workers,
         collate_fn=loader.collate_fn,
+        generator=loader.generator,
     )

@@ -10,14 +10,16 @@ import vlcal
 ROWS = (
     ("types", "distributed", "assets", "_native", "_optional", "_files"),
     ("ops",),
-    ("clip", "data"),
+    ("clip", "data", "info"),
     ("regularizers", "calibrators", "metrics"),
     ("tuners",),
     ("training", "prediction", "protocols"),
     ("reports",),
     ("evaluation",),
-    ("experiment", "compat"),
-    ("demo", "info"),
+    ("experiment", "inputs", "compat"),
+    ("writeup",),
+    ("demo",),
+    ("commands",),
     ("cli",),
 )
 ROW = {room: row for row, rooms in enumerate(ROWS) for room in rooms}

@@ -1,0 +1,280 @@
+"""One experiment: tune, predict, calibrate, measure; every stage is kept under its content key."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from vlcal import ops
+from vlcal._files import append_line, sha256_of
+from vlcal.calibrators import calibrator as calibrator_named
+from vlcal.clip import CLIP
+from vlcal.data.items import Dataset, Split, loader
+from vlcal.data.transforms import evaluation, training
+from vlcal.evaluation import Evaluation, evaluate
+from vlcal.info import versions
+from vlcal.prediction import predict
+from vlcal.protocols import Task
+from vlcal.reports.rows import read_rows
+from vlcal.training import fit
+from vlcal.tuners import (
+    FeatureBatches,
+    Recipe,
+    Tuner,
+    ZeroShot,
+    by_name,
+    check_options,
+    encode_views,
+    load_tuner,
+    save_tuner,
+)
+from vlcal.types import Predictions
+
+Progress = Callable[[str, int, int], None]
+
+FORMAT = 1
+NEIGHBORS = 5  # of image proximity, as in the DAC code
+RESULTS = "results.jsonl"
+
+
+@dataclass(frozen=True)
+class Method:
+    """What is tuned and how.
+
+    Args:
+        tuner: a name of `vlcal.tuners.TUNERS`.
+        options: arguments of its constructor.
+        recipe: how long and how fast.
+        views: augmented passes whose image features are stored and trained on; 0 encodes a new
+            augmentation in every epoch.
+        augmentation: options of `vlcal.data.transforms.training`.
+    """
+
+    tuner: str = "coop"
+    options: Mapping[str, Any] = field(default_factory=dict)
+    recipe: Recipe = field(default_factory=Recipe)
+    views: int = 0
+    augmentation: Mapping[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        check_options(self.cls, self.options)
+
+    @property
+    def cls(self) -> type[Tuner]:
+        """The tuner's class."""
+        return by_name(self.tuner)
+
+    def make(self, clip: CLIP, task: Task) -> Tuner:
+        """The untrained tuner; where its constructor draws, the task's seed decides."""
+        options = dict(self.options)
+        if "seed" in inspect.signature(self.cls).parameters:
+            options.setdefault("seed", task.seed)
+        return self.cls(clip, task.tuning.classes, **options)
+
+
+class Measured(NamedTuple):
+    """One row of results with what it was computed from."""
+
+    row: dict[str, Any]
+    evaluation: Evaluation
+    predictions: Predictions
+
+
+@dataclass(frozen=True)
+class Result:
+    """What `run` found.
+
+    Args:
+        task: what was tuned and measured on.
+        folder: holds the tuner and the predictions of this run.
+        measured: one entry per tuner, calibrator and split, in that order.
+    """
+
+    task: Task
+    folder: Path
+    measured: list[Measured]
+
+    @property
+    def rows(self) -> list[dict[str, Any]]:
+        """The rows, as written to results.jsonl."""
+        return [each.row for each in self.measured]
+
+    def find(self, tuner: str, calibrator: str, split: str) -> Measured:
+        """The entry of that name; KeyError if it was not measured."""
+        for each in self.measured:
+            names = each.row["tuner"], each.row["calibrator"], each.row["split"]
+            if names == (tuner, calibrator, split):
+                return each
+        raise KeyError((tuner, calibrator, split))
+
+
+def run(
+    task: Task,
+    clip: CLIP,
+    method: Method,
+    *,
+    folder: str | Path,
+    calibrators: Sequence[str] = ("ts", "dac"),
+    convention: str = "standard",
+    progress: Progress | None = None,
+) -> Result:
+    """Tune on the task, calibrate on its validation images, measure on its test splits.
+
+    The tuner and the predictions of every split are kept in a folder named by the hash of all that
+    they depend on, so a second call finds them and an interrupted one goes on where it stopped.
+    Rows are appended to `results.jsonl`, each once.
+
+    Args:
+        task: from `vlcal.protocols`.
+        clip: the model.
+        method: what to tune.
+        folder: where everything is written.
+        calibrators: names of `vlcal.calibrators.CALIBRATORS`, each applied to the tuned model.
+        convention: of the metrics.
+        progress: called with stage, steps done and steps in all.
+
+    Returns:
+        The zero-shot model, the tuned model, and the tuned model with each calibrator, on each
+        split.
+    """
+    report = progress or (lambda stage, done, total: None)
+    key = sha256_of(
+        FORMAT, task.content(), task.shots, task.seed, clip.fingerprint(), _facts(method)
+    )
+    name = f"{task.dataset}-{method.tuner}-{task.shots}shots-seed{task.seed}-{key[:12]}"
+    home = Path(folder) / "runs" / name
+    tuner = _tuned(task, clip, method, home, report)
+    val = _predicted(home / "val.safetensors", tuner, task.tuning, task.tuning.val, report)
+    tests = {
+        split: _predicted(home / f"{split}.safetensors", tuner, part, part.test, report)
+        for split, part in task.tests.items()
+    }
+    about = {
+        "dataset": task.dataset,
+        "protocol": task.protocol,
+        "shots": task.shots,
+        "seed": task.seed,
+        "clip": clip.name,
+        **{name: value for name, value in _facts(method).items() if name != "tuner"},
+        "convention": convention,
+        "versions": versions(),
+    }
+    measured = list(_measure(method.tuner, key, about, val, tests, calibrators))
+    _append(Path(folder) / RESULTS, [each.row for each in measured])
+    return Result(task, home, measured)
+
+
+def _facts(method: Method) -> dict[str, Any]:
+    return {
+        "tuner": method.tuner,
+        "options": dict(method.options),
+        "recipe": asdict(method.recipe),
+        "views": method.views,
+        "augmentation": dict(method.augmentation),
+    }
+
+
+def _tuned(task: Task, clip: CLIP, method: Method, home: Path, report: Progress) -> Tuner:
+    if (home / "config.json").is_file():
+        return load_tuner(home, clip)
+    tuner = method.make(clip, task)
+    if any(parameter.requires_grad for parameter in tuner.parameters()):
+        batches = _batches(task, clip, method, report)
+        epochs = method.recipe.epochs
+
+        def step(epoch: int, step: int, losses: dict[str, float]) -> None:
+            report("tune", epoch * len(batches) + step + 1, epochs * len(batches))
+
+        checkpoint = home / "unfinished.safetensors"
+        checkpoint.parent.mkdir(parents=True, exist_ok=True)
+        fit(tuner, batches, method.recipe, seed=task.seed, progress=step, checkpoint=checkpoint)
+        save_tuner(tuner, home)
+        checkpoint.unlink(missing_ok=True)
+    else:
+        save_tuner(tuner, home)
+    return tuner
+
+
+def _batches(task: Task, clip: CLIP, method: Method, report: Progress) -> Any:
+    transform = training(clip.preprocess, **method.augmentation)
+    generator = torch.Generator().manual_seed(task.seed)
+    dataset, size = task.tuning, method.recipe.batch_size
+    if method.views == 0 or method.cls.learns_images:
+        return loader(
+            dataset.train,
+            dataset,
+            transform,
+            batch_size=size,
+            shuffle=True,
+            generator=generator,
+            drop_last=True,
+        )
+    images = loader(dataset.train, dataset, transform, batch_size=256, generator=generator)
+    report("encode", 0, method.views)
+    features, labels = encode_views(clip, images, method.views)
+    report("encode", method.views, method.views)
+    return FeatureBatches(features, labels, size, drop_last=True)
+
+
+def _predicted(
+    path: Path, tuner: Tuner, dataset: Dataset, items: Split, report: Progress
+) -> Predictions:
+    if path.is_file():
+        return Predictions.load(path)
+    report("predict " + path.stem, 0, 1)
+    tuner.set_classes(dataset.classes)
+    images = loader(items, dataset, evaluation(tuner.clip.preprocess), batch_size=100)
+    predictions = predict(tuner, images, ZeroShot(tuner.clip, dataset.classes))
+    predictions.save(path)
+    report("predict " + path.stem, 1, 1)
+    return predictions
+
+
+def _measure(
+    tuner: str,
+    key: str,
+    about: dict[str, Any],
+    val: Predictions,
+    tests: Mapping[str, Predictions],
+    calibrators: Sequence[str],
+) -> Iterator[Measured]:
+    fitted = {name: calibrator_named(name)().fit(val) for name in calibrators}
+    assert val.image_features is not None
+    for split, test in tests.items():
+        assert test.image_features is not None and test.zero_shot is not None
+        near = ops.proximity(test.image_features, val.image_features, min(NEIGHBORS, len(val)))
+        made = [(tuner, "none", test)]
+        if tuner != ZeroShot.name:
+            made.insert(0, (ZeroShot.name, "none", test.zero_shot))
+        made += [(tuner, name, each.transform(test)) for name, each in fitted.items()]
+        for method, name, predictions in made:
+            start = time.perf_counter()
+            found = evaluate(
+                predictions=predictions, proximity=near, convention=about["convention"]
+            )
+            facts = found.to_dict()
+            row = {
+                "key": sha256_of(key, method, name, about["convention"], split),
+                **about,
+                "tuner": method,
+                "calibrator": name,
+                "split": split,
+                **{field: facts[field] for field in ("n", "metrics", "bins")},
+                "seconds": round(time.perf_counter() - start, 4),
+            }
+            yield Measured(row, found, predictions)
+
+
+def _append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+    started = path.is_file() and path.stat().st_size > 0
+    known = {row.get("key") for row in read_rows(path)[0]} if started else set()
+    for row in rows:
+        if row["key"] not in known:
+            append_line(path, json.dumps(row))

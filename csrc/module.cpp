@@ -7,9 +7,12 @@
 #include <memory>
 
 #include "cpu/binning.h"
+#include "cpu/classwise.h"
+#include "cpu/equal_mass.h"
 #include "cpu/isa.h"
 #include "cpu/logits.h"
 #include "cpu/search.h"
+#include "cpu/softmax.h"
 
 namespace py = pybind11;
 using Address = std::uintptr_t;
@@ -26,6 +29,33 @@ int64_t bin_statistics(Address confidence, Address correct, int64_t n, Address t
                        int threads) {
   return vlcal::bin_statistics(at<const Real>(confidence), at<const uint8_t>(correct), n, at<const Real>(thresholds),
                                n_bins, at<int64_t>(table), threads);
+}
+
+template <class Real>
+int64_t group_statistics(Address group, Address confidence, Address correct, int64_t n, int64_t n_groups, Address table,
+                         int threads) {
+  return vlcal::group_statistics(at<const int64_t>(group), at<const Real>(confidence), at<const uint8_t>(correct), n,
+                                 n_groups, at<int64_t>(table), threads);
+}
+
+int64_t equal_mass_statistics(Address confidence, Address correct, int64_t n, int n_bins, bool together, Address table,
+                              int threads) {
+  return vlcal::equal_mass_statistics(at<const float>(confidence), at<const uint8_t>(correct), n, n_bins, together,
+                                      at<int64_t>(table), threads);
+}
+
+int64_t classwise_statistics(Address probs, Address labels, int64_t n, int64_t classes, Address thresholds, int n_bins,
+                             Address table, int threads) {
+  return vlcal::classwise_statistics(at<const float>(probs), at<const int64_t>(labels), n, classes,
+                                     at<const float>(thresholds), n_bins, at<int64_t>(table), threads);
+}
+
+int64_t softmax_statistics(Address logits, Address labels, int64_t n, int64_t classes, Address predicted,
+                           Address confidence, Address entropy, Address log_likelihood, Address sum_squares,
+                           int threads) {
+  const vlcal::StoredSoftmax out{at<int64_t>(predicted), at<float>(confidence), at<float>(entropy),
+                                  at<float>(log_likelihood), at<float>(sum_squares)};
+  return vlcal::softmax_statistics(at<const float>(logits), at<const int64_t>(labels), n, classes, out, threads);
 }
 
 template <class Real>
@@ -95,6 +125,11 @@ PYBIND11_MODULE(_C, m) {
 
   m.def("bin_statistics_float32", &bin_statistics<float>, nogil());
   m.def("bin_statistics_float64", &bin_statistics<double>, nogil());
+  m.def("group_statistics_float32", &group_statistics<float>, nogil());
+  m.def("group_statistics_float64", &group_statistics<double>, nogil());
+  m.def("equal_mass_statistics", &equal_mass_statistics, nogil());
+  m.def("classwise_statistics", &classwise_statistics, nogil());
+  m.def("softmax_statistics", &softmax_statistics, nogil());
 
   bind_index<float>(m, "SearchIndexFloat32");
   bind_index<double>(m, "SearchIndexFloat64");

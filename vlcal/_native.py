@@ -71,6 +71,83 @@ def bin_statistics(confidence: Tensor, correct: Tensor, thresholds: Tensor) -> t
     return table, bad
 
 
+def group_statistics(
+    group: Tensor, confidence: Tensor, correct: Tensor, n_groups: int
+) -> tuple[Tensor, int]:
+    """The same table per group [N] int64, and the first row out of range or -1."""
+    table = torch.empty(3, n_groups, dtype=torch.int64)
+    run = {
+        torch.float32: library().group_statistics_float32,
+        torch.float64: library().group_statistics_float64,
+    }[confidence.dtype]
+    bad = run(
+        group.data_ptr(),
+        confidence.data_ptr(),
+        correct.data_ptr(),
+        len(confidence),
+        n_groups,
+        table.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return table, bad
+
+
+def equal_mass_statistics(
+    confidence: Tensor, correct: Tensor, n_bins: int, together: bool
+) -> tuple[Tensor, int]:
+    """The same table over bins of equal count, and the first bad row or -1; float32 only."""
+    table = torch.empty(3, n_bins, dtype=torch.int64)
+    bad = library().equal_mass_statistics(
+        confidence.data_ptr(),
+        correct.data_ptr(),
+        len(confidence),
+        n_bins,
+        together,
+        table.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return table, bad
+
+
+def classwise_statistics(probs: Tensor, labels: Tensor, thresholds: Tensor) -> tuple[Tensor, int]:
+    """Table [3, C, B] for probs [N, C] float32, and the first bad flat index or -1."""
+    n_bins = len(thresholds) + 1
+    table = torch.empty(3, probs.shape[1], n_bins, dtype=torch.int64)
+    bad = library().classwise_statistics(
+        probs.data_ptr(),
+        labels.data_ptr(),
+        *probs.shape,
+        thresholds.data_ptr(),
+        n_bins,
+        table.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return table, bad
+
+
+def softmax_statistics(
+    logits: Tensor, labels: Tensor | None
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]:
+    """Of logits [N, C] float32: predicted, confidence, entropy, log-likelihood (empty without
+    labels), sum of squares [N], and the first row without a softmax or -1.
+    """
+    predicted = torch.empty(len(logits), dtype=torch.int64)
+    confidence, entropy, squares = (torch.empty(len(logits)) for _ in range(3))
+    likelihood = torch.empty(0 if labels is None else len(logits))
+    bad = library().softmax_statistics(
+        logits.data_ptr(),
+        0 if labels is None else labels.data_ptr(),
+        *logits.shape,
+        predicted.data_ptr(),
+        confidence.data_ptr(),
+        entropy.data_ptr(),
+        likelihood.data_ptr(),
+        squares.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return predicted, confidence, entropy, likelihood, squares, bad
+
+
 def real_rows(matrix: Tensor) -> Tensor:
     """Contiguous float64, or float32 (which holds the half precisions); itself if it is that."""
     double = matrix.dtype == torch.float64

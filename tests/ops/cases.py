@@ -49,6 +49,103 @@ BINNING = [
 ]
 
 
+def tied(n, dtype=torch.float32):
+    """Confidences of which many are equal, half of them 1, correct ones mixed among the ties."""
+    confidence, correct = confidences(n, torch.float64)
+    steps = (confidence * 7).round() / 7
+    return torch.where(torch.arange(n) % 2 == 0, steps, 1.0).to(dtype), correct
+
+
+EQUAL_MASS = [
+    Case(f"{name}, ties {ties}", lambda make=make, ties=ties: (make(), {"ties": ties}))
+    for ties in ("together", "order")
+    for name, make in {
+        "thousand": lambda: confidences(1000),
+        "four bins": lambda: (*confidences(1001), 4),
+        "many": lambda: confidences(100_003),
+        "many in one bin": lambda: (*confidences(100_003), 1),
+        "many in 400 bins": lambda: (*confidences(100_003), 400),
+        "tied": lambda: tied(999),
+        "many tied": lambda: (*tied(100_003), 10),
+        "many equal": lambda: (torch.full((70_000,), 0.7), torch.arange(70_000) % 3 == 0),
+        "many zeros": lambda: (torch.zeros(70_000), torch.arange(70_000) % 3 == 0),
+        "minus zero": lambda: (torch.tensor([0.0, -0.0, 0.5, -0.0]), torch.arange(4) % 2 == 0, 2),
+        "more bins than samples": lambda: (*confidences(40), 100),
+        "empty": lambda: confidences(0),
+        "float16": lambda: confidences(40_000, torch.float16),
+        "strided": lambda: tuple(values[::3] for values in confidences(99_999)),
+    }.items()
+]
+
+
+def grouped(n, n_groups, dtype=torch.float32):
+    confidence, correct = confidences(n, dtype)
+    return torch.arange(n) * 7 % n_groups, confidence, correct, n_groups
+
+
+GROUPS = [
+    Case("ten groups", lambda: (grouped(1000, 10), {})),
+    Case("many samples", lambda: (grouped(300_003, 1000), {})),
+    Case("more groups than samples", lambda: (grouped(50, 5000), {})),
+    Case("one group", lambda: (grouped(1000, 1), {})),
+    Case("empty", lambda: (grouped(0, 3), {})),
+    Case("float64", lambda: (grouped(1000, 10, torch.float64), {})),
+    Case("bfloat16", lambda: (grouped(1000, 10, torch.bfloat16), {})),
+]
+
+
+def stored_logits(n, classes, scale=4.0, dtype=torch.float32):
+    values = scale * torch.randn(n, classes, generator=_generator(), dtype=torch.float64)
+    return values.to(dtype), torch.arange(n) * 5 % classes
+
+
+def stored_probs(n, classes, scale=4.0, dtype=torch.float32):
+    values, labels = stored_logits(n, classes, scale, torch.float64)
+    probs = values.softmax(-1).to(dtype)
+    exact = torch.linspace(0, 1, 31, dtype=torch.float64).to(dtype)
+    probs.flatten()[: len(exact)] = exact[: probs.numel()]
+    return probs, labels
+
+
+CLASSWISE = [
+    Case("twenty classes", lambda: (stored_probs(300, 20), {})),
+    Case("ten bins closed left", lambda: ((*stored_probs(300, 37), 10), {"closed": "left"})),
+    Case("many rows", lambda: (stored_probs(2500, 100), {})),
+    Case("flat", lambda: (stored_probs(1100, 50, scale=0.1), {})),
+    Case("one class", lambda: (stored_probs(50, 1), {})),
+    Case("one bin", lambda: ((*stored_probs(50, 33), 1), {})),
+    Case("hundred bins", lambda: ((*stored_probs(200, 33), 100), {})),
+    Case("no rows", lambda: (stored_probs(0, 5), {})),
+    Case("float16", lambda: (stored_probs(60, 20, dtype=torch.float16), {})),
+    Case("transposed", lambda: ((stored_probs(40, 40)[0].T, torch.arange(40)), {})),
+]
+
+
+def _masked():
+    values, labels = stored_logits(20, 50)
+    values[:, 1::2] = -torch.inf
+    return values, labels // 2 * 2
+
+
+STORED_LOGITS = [
+    Case("thousand classes", lambda: (stored_logits(50, 1000), {})),
+    Case("without labels", lambda: (stored_logits(50, 100)[:1], {})),
+    *[
+        Case(f"{classes} classes", lambda classes=classes: (stored_logits(40, classes), {}))
+        for classes in (1, 2, 15, 16, 17, 33, 4097, 20_000)
+    ],
+    Case("sure", lambda: (stored_logits(50, 100, scale=60.0), {})),
+    Case("flat", lambda: (stored_logits(50, 100, scale=1e-3), {})),
+    Case("only ties", lambda: ((torch.full((9, 40), 3.0), torch.arange(9)), {})),
+    Case("huge", lambda: (stored_logits(50, 100, scale=1e30), {})),
+    Case("masked classes", lambda: (_masked(), {})),
+    Case("no rows", lambda: (stored_logits(0, 5), {})),
+    Case("float16", lambda: (stored_logits(20, 100, dtype=torch.float16), {})),
+    Case("bfloat16", lambda: (stored_logits(20, 100, dtype=torch.bfloat16), {})),
+    Case("transposed", lambda: ((stored_logits(40, 40)[0].T, torch.arange(40)), {})),
+]
+
+
 def rows(n, dim, dtype=torch.float32, seed=0):
     """Clustered rows with a large common component: unit norm, mean cosine near 0.7."""
     generator = _generator(seed)
@@ -259,8 +356,12 @@ CASES = {
     "bin_statistics": (ops.bin_statistics, BINNING, True),
     "calibrated_softmax": (ops.calibrated_softmax, SOFTMAX, False),
     "cosine_cross_entropy": (ops.cosine_cross_entropy, CROSS_ENTROPY, False),
+    "classwise_statistics": (ops.classwise_statistics, CLASSWISE, True),
+    "equal_mass_statistics": (ops.equal_mass_statistics, EQUAL_MASS, True),
+    "group_statistics": (ops.group_statistics, GROUPS, True),
     "knn": (ops.knn, SEARCH, True),
     "logit_statistics": (ops.logit_statistics, STATISTICS, False),
     "proximity": (ops.proximity, SEARCH, True),
     "rank_vocabulary": (ops.rank_vocabulary, RANKING, True),
+    "softmax_statistics": (ops.softmax_statistics, STORED_LOGITS, False),
 }

@@ -130,12 +130,9 @@ def bin_statistics(
         ([1, 1], [0, 1])
     """
     correct = check_pairs("bin_statistics", confidence, correct)
-    if closed not in ("right", "left"):
-        raise ValueError(f"bin_statistics: closed must be 'right' or 'left', got {closed!r}")
+    check_closed("bin_statistics", closed)
     if edges is None:
-        if isinstance(n_bins, bool) or not isinstance(n_bins, int) or n_bins < 1:
-            raise ValueError(f"bin_statistics: n_bins must be an integer >= 1, got {n_bins!r}")
-        edges = torch.from_numpy(np.linspace(0.0, 1.0, n_bins + 1))
+        edges = equal_edges("bin_statistics", n_bins)
     elif edges.ndim != 1 or len(edges) < 2 or not bool((edges.diff() > 0).all()):
         raise ValueError("bin_statistics: edges must be [B + 1] ascending values with B >= 1")
     edges = edges.to(confidence.device, torch.float64)
@@ -144,7 +141,12 @@ def bin_statistics(
 
 
 def group_statistics(
-    group: Tensor, confidence: Tensor, correct: Tensor, n_groups: int
+    group: Tensor,
+    confidence: Tensor,
+    correct: Tensor,
+    n_groups: int,
+    *,
+    backend: str | None = None,
 ) -> BinStatistics:
     """The same sums for groups that are given: classes, proximity bins, any partition.
 
@@ -153,9 +155,10 @@ def group_statistics(
         confidence: [N] floating point in 0..1.
         correct: [N] bool (or integers 0 and 1).
         n_groups: number of groups, >= 1.
+        backend: "native" or "reference"; by default the fastest that accepts the call.
 
     Returns:
-        BinStatistics without edges; bit-identical for every order and batch split.
+        BinStatistics without edges; bit-identical for every order, batch split and backend.
 
     Raises:
         ValueError: shapes, dtypes or ranges break the contract.
@@ -165,15 +168,8 @@ def group_statistics(
         raise ValueError(
             f"group_statistics: group must be [N] integers, got {group.dtype} {tuple(group.shape)}"
         )
-    if len(group) and not 0 <= int(group.min()) <= int(group.max()) < n_groups:
-        raise ValueError(
-            f"group_statistics: group must be in 0..{n_groups - 1}, "
-            f"got {int(group.min())}..{int(group.max())}"
-        )
-    _refuse_row("group_statistics", confidence, _first_bad(confidence))
-    return BinStatistics(
-        reference.group_statistics(group.long(), confidence.detach(), correct, n_groups)
-    )
+    args = (group.long(), confidence.detach(), correct, n_groups, backend or "")
+    return BinStatistics(_group_statistics(*args))
 
 
 def check_pairs(who: str, confidence: Tensor, correct: Tensor) -> Tensor:
@@ -195,12 +191,32 @@ def check_pairs(who: str, confidence: Tensor, correct: Tensor) -> Tensor:
     return correct.bool()
 
 
-def _first_bad(confidence: Tensor) -> int:
+def check_bins(who: str, n_bins: int) -> None:
+    """Refuse what is no number of bins."""
+    if isinstance(n_bins, bool) or not isinstance(n_bins, int) or n_bins < 1:
+        raise ValueError(f"{who}: n_bins must be an integer >= 1, got {n_bins!r}")
+
+
+def check_closed(who: str, closed: str) -> None:
+    """Refuse what is no side."""
+    if closed not in ("right", "left"):
+        raise ValueError(f"{who}: closed must be 'right' or 'left', got {closed!r}")
+
+
+def equal_edges(who: str, n_bins: int) -> Tensor:
+    """`numpy.linspace(0, 1, n_bins + 1)`: the edges of every op with bins of equal width."""
+    check_bins(who, n_bins)
+    return torch.from_numpy(np.linspace(0.0, 1.0, n_bins + 1))
+
+
+def first_bad(confidence: Tensor) -> int:
+    """First row that is NaN or outside 0..1, or -1."""
     bad = ~((confidence >= 0) & (confidence <= 1))
     return int(bad.int().argmax()) if bool(bad.any()) else -1
 
 
-def _refuse_row(who: str, confidence: Tensor, row: int) -> None:
+def refuse_row(who: str, confidence: Tensor, row: int) -> None:
+    """Raise the error about that row unless it is -1."""
     if row >= 0:
         bad = int((~((confidence >= 0) & (confidence <= 1))).sum())
         raise ValueError(
@@ -210,20 +226,43 @@ def _refuse_row(who: str, confidence: Tensor, row: int) -> None:
 
 
 def _run_reference(confidence: Tensor, correct: Tensor, edges: Tensor, right: bool) -> Tensor:
-    _refuse_row("bin_statistics", confidence, _first_bad(confidence))
+    refuse_row("bin_statistics", confidence, first_bad(confidence))
     return reference.bin_statistics(confidence, correct, edges, right)
 
 
-def _run_native(confidence: Tensor, correct: Tensor, edges: Tensor, right: bool) -> Tensor:
-    dtype = torch.float64 if confidence.dtype == torch.float64 else torch.float32
-    confidence = confidence.to(dtype).contiguous()
-    thresholds = _thresholds(edges[1:-1], dtype, right)
-    table, bad = _native.bin_statistics(confidence, correct.contiguous(), thresholds)
-    _refuse_row("bin_statistics", confidence, bad)
+def _refuse_group(group: Tensor, confidence: Tensor, n_groups: int) -> None:
+    if len(group) and not 0 <= int(group.min()) <= int(group.max()) < n_groups:
+        raise ValueError(
+            f"group_statistics: group must be in 0..{n_groups - 1}, "
+            f"got {int(group.min())}..{int(group.max())}"
+        )
+    refuse_row("group_statistics", confidence, first_bad(confidence))
+
+
+def _group_reference(group: Tensor, confidence: Tensor, correct: Tensor, n_groups: int) -> Tensor:
+    _refuse_group(group, confidence, n_groups)
+    return reference.group_statistics(group, confidence, correct, n_groups)
+
+
+def _group_native(group: Tensor, confidence: Tensor, correct: Tensor, n_groups: int) -> Tensor:
+    values = _native.real_rows(confidence)
+    table, bad = _native.group_statistics(
+        group.contiguous(), values, correct.contiguous(), n_groups
+    )
+    if bad >= 0:
+        _refuse_group(group, confidence, n_groups)
     return table
 
 
-def _thresholds(interior: Tensor, dtype: torch.dtype, right: bool) -> Tensor:
+def _run_native(confidence: Tensor, correct: Tensor, edges: Tensor, right: bool) -> Tensor:
+    confidence = _native.real_rows(confidence)
+    above = thresholds(edges[1:-1], confidence.dtype, right)
+    table, bad = _native.bin_statistics(confidence, correct.contiguous(), above)
+    refuse_row("bin_statistics", confidence, bad)
+    return table
+
+
+def thresholds(interior: Tensor, dtype: torch.dtype, right: bool) -> Tensor:
     """The smallest values of `dtype` above (right-closed) or not below the edges."""
     near = interior.to(dtype)
     short = near.double() <= interior if right else near.double() < interior
@@ -247,3 +286,22 @@ def _bin_statistics(
 @_bin_statistics.register_fake
 def _(confidence: Tensor, correct: Tensor, edges: Tensor, right: bool, backend: str) -> Tensor:
     return confidence.new_empty((3, edges.shape[0] - 1), dtype=torch.int64)
+
+
+GROUP_BACKENDS = (
+    Backend("native", _group_native, _native.missing, _native.refuse_device),
+    Backend("reference", _group_reference),
+)
+
+
+@torch.library.custom_op("vlcal::group_statistics", mutates_args=())
+def _group_statistics(
+    group: Tensor, confidence: Tensor, correct: Tensor, n_groups: int, backend: str
+) -> Tensor:
+    args = (group, confidence, correct, n_groups)
+    return dispatch("group_statistics", GROUP_BACKENDS, args, backend or None)
+
+
+@_group_statistics.register_fake
+def _(group: Tensor, confidence: Tensor, correct: Tensor, n_groups: int, backend: str) -> Tensor:
+    return confidence.new_empty((3, n_groups), dtype=torch.int64)

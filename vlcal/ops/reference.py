@@ -16,7 +16,8 @@ CONFIDENCE_UNIT = 2.0**-30
 def bin_index(confidence: Tensor, edges: Tensor, right: bool) -> Tensor:
     """Bin of each confidence [N]: (lo, hi] if `right`, else [lo, hi), by float64 edges [B + 1]."""
     # the interior edges alone decide, so 0 is in the first bin and 1 in the last
-    return torch.bucketize(confidence.double(), edges[1:-1].contiguous(), right=not right)
+    values = confidence.double().contiguous()
+    return torch.bucketize(values, edges[1:-1].contiguous(), right=not right)
 
 
 def group_statistics(group: Tensor, confidence: Tensor, correct: Tensor, n_groups: int) -> Tensor:
@@ -31,6 +32,54 @@ def bin_statistics(confidence: Tensor, correct: Tensor, edges: Tensor, right: bo
     """The same per bin: [3, B] int64."""
     return group_statistics(
         bin_index(confidence, edges, right), confidence, correct, len(edges) - 1
+    )
+
+
+def equal_mass_index(confidence: Tensor, n_bins: int, together: bool) -> Tensor:
+    """Bin of each confidence [N]: floor(B (r + s) / (2 N)) for the ranks r..s-1 of equal ones.
+
+    `together` or not: then ranks of equal ones are those of their rows, and s = r + 1.
+    """
+    n = len(confidence)
+    if together:
+        _, run, count = confidence.unique(return_inverse=True, return_counts=True)
+        end = count.cumsum(0)[run]
+        twice = 2 * end - count[run]
+    else:
+        order = confidence.sort(stable=True).indices
+        twice = torch.empty_like(order)
+        twice[order] = 2 * torch.arange(n, device=order.device) + 1
+    return (n_bins * twice).div(2 * max(n, 1), rounding_mode="floor")
+
+
+def equal_mass_statistics(
+    confidence: Tensor, correct: Tensor, n_bins: int, together: bool
+) -> Tensor:
+    """The same per bin of equal count: [3, B] int64."""
+    index = equal_mass_index(confidence, n_bins, together)
+    return group_statistics(index, confidence, correct, n_bins)
+
+
+def classwise_statistics(probs: Tensor, labels: Tensor, edges: Tensor, right: bool) -> Tensor:
+    """Bin statistics of each class's probability of being the label: [3, C, B] int64."""
+    n_classes, n_bins = probs.shape[1], len(edges) - 1
+    classes = torch.arange(n_classes, device=probs.device)
+    group = classes * n_bins + bin_index(probs, edges, right)
+    correct = labels[:, None] == classes
+    flat = (group.flatten(), probs.flatten(), correct.flatten(), n_classes * n_bins)
+    return group_statistics(*flat).view(3, n_classes, n_bins)
+
+
+def softmax_statistics(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
+    """What `vlcal.ops.softmax_statistics` returns; an empty log-likelihood without labels."""
+    log_probs = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)
+    probs = log_probs.exp()
+    return (
+        logits.argmax(-1),
+        probs.amax(-1),
+        torch.special.entr(probs).sum(-1),
+        probs.new_empty(0) if labels is None else log_probs.gather(1, labels[:, None])[:, 0],
+        probs.square().sum(-1),
     )
 
 

@@ -1,0 +1,104 @@
+"""Bin statistics over bins of equal count, exact and without a sort of large inputs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from vlcal import _native
+from vlcal.ops import reference
+from vlcal.ops._dispatch import Backend, dispatch
+from vlcal.ops.binning import BinStatistics, check_bins, check_pairs, first_bad, refuse_row
+
+WHO = "equal_mass_statistics"
+
+
+def equal_mass_statistics(
+    confidence: Tensor,
+    correct: Tensor,
+    n_bins: int = 15,
+    *,
+    ties: Literal["together", "order"] = "together",
+    backend: str | None = None,
+) -> BinStatistics:
+    """Count, sum of confidence and number of correct samples in bins of equal count.
+
+    Ranks 0..N-1 are those of the ascending confidences. With ties "together", equal confidences
+    that occupy the ranks r..s-1 all go to bin floor(B (r + s) / (2 N)), the bin in which the middle
+    of their run lies; some bins may then hold more than others, or nothing. With ties "order",
+    every sample goes to bin floor(B (2 r + 1) / (2 N)) of its own rank r, equal confidences ranked
+    in the order of their rows: counts differ by at most one, but the order of the rows matters.
+    Without ties both are the same. Nguyen and O'Connor, EMNLP 2015; Nixon et al., CVPR Workshops
+    2019.
+
+    Args:
+        confidence: [N] floating point in 0..1; -0 is 0.
+        correct: [N] bool (or integers 0 and 1).
+        n_bins: B >= 1.
+        ties: what happens to equal confidences at a border of two bins.
+        backend: "native" or "reference"; by default the fastest that accepts the call.
+
+    Returns:
+        BinStatistics without edges; the same bits for every thread count and backend, and with
+        ties "together" for every order of the rows. Unlike those of fixed bins, the statistics of
+        two halves do not add up to those of the whole.
+
+    Raises:
+        ValueError: shapes or dtypes break the contract, or a confidence is NaN or outside 0..1.
+        NotImplementedError: the named backend refuses these inputs; the message says why.
+
+    Not differentiable. Above 32,768 samples the native backend uses 0.75 MiB, and 0.5 MiB more per
+    inner border, each times the number of threads.
+
+        >>> confidence, correct = torch.tensor([0.9, 0.6, 0.7, 0.7]), torch.ones(4).bool()
+        >>> equal_mass_statistics(confidence, correct, 2).count.tolist()
+        [1, 3]
+        >>> equal_mass_statistics(confidence, correct, 2, ties="order").count.tolist()
+        [2, 2]
+    """
+    correct = check_pairs(WHO, confidence, correct)
+    check_bins(WHO, n_bins)
+    if ties not in ("together", "order"):
+        raise ValueError(f"{WHO}: ties must be 'together' or 'order', got {ties!r}")
+    args = (confidence.detach(), correct, n_bins, ties == "together", backend or "")
+    return BinStatistics(_equal_mass_statistics(*args))
+
+
+def _run_reference(confidence: Tensor, correct: Tensor, n_bins: int, together: bool) -> Tensor:
+    refuse_row(WHO, confidence, first_bad(confidence))
+    return reference.equal_mass_statistics(confidence, correct, n_bins, together)
+
+
+def _run_native(confidence: Tensor, correct: Tensor, n_bins: int, together: bool) -> Tensor:
+    confidence = confidence.float().contiguous()
+    table, bad = _native.equal_mass_statistics(confidence, correct.contiguous(), n_bins, together)
+    refuse_row(WHO, confidence, bad)
+    return table
+
+
+def _refuse(confidence: Tensor, correct: Tensor, n_bins: int, together: bool) -> str | None:
+    if confidence.dtype == torch.float64:
+        return "float64 confidences are not supported, only float32 and half precisions"
+    if len(confidence) >= 1 << 32 or n_bins >= 1 << 31:
+        return f"it takes up to 2^32 - 1 samples, got {len(confidence)}"
+    return _native.refuse_device(confidence, correct)
+
+
+BACKENDS = (
+    Backend("native", _run_native, _native.missing, _refuse),
+    Backend("reference", _run_reference),
+)
+
+
+@torch.library.custom_op("vlcal::equal_mass_statistics", mutates_args=())
+def _equal_mass_statistics(
+    confidence: Tensor, correct: Tensor, n_bins: int, together: bool, backend: str
+) -> Tensor:
+    return dispatch(WHO, BACKENDS, (confidence, correct, n_bins, together), backend or None)
+
+
+@_equal_mass_statistics.register_fake
+def _(confidence: Tensor, correct: Tensor, n_bins: int, together: bool, backend: str) -> Tensor:
+    return confidence.new_empty((3, n_bins), dtype=torch.int64)

@@ -10,6 +10,7 @@ import torch
 
 from tests.reports.result_rows import HOSTILE, classes, grid, measured, row
 from vlcal.reports import ClassRow, Report, class_rows, read_report, write_report
+from vlcal.reports.pictures import pool_bins
 from vlcal.types import Outcomes
 
 
@@ -216,6 +217,17 @@ def test_many_methods_and_classes_stay_below_three_megabytes(tmp_path):
     path = write_report(tmp_path, Report.from_rows(rows, classes=many))
     assert path.stat().st_size < 3_000_000
     assert "3,000 least affected classes are in report.json only" in path.read_text()
+
+
+def test_seeds_share_images_so_the_first_is_drawn_and_datasets_are_added():
+    rows = [
+        {**measured("coop", "none", "new", 0.1, seed), "dataset": name}
+        for seed in (1, 2)
+        for name in ("a", "b")
+    ]
+    (group,) = pool_bins(Report.from_rows([*rows, rows[0]])).values()
+    assert group["none"].n == 2 * rows[0]["n"]
+    assert group["none"].count.tolist() == [2 * c for c in rows[0]["bins"]["count"]]
 
 
 def test_missing_jinja_is_one_sentence_with_the_extra(monkeypatch, tmp_path):

@@ -80,6 +80,8 @@ def caption(summary: Summary) -> str:
     """What the numbers of a summary are: unit, averages, deviation, convention."""
     shown = [n for n in summary.metrics if n in IN_PERCENT]
     parts = [f"{', '.join(title(n) for n in shown)} in percent" if shown else ""]
+    if "nll" in summary.metrics:
+        parts.append("NLL in nats")
     if summary.seeds > 1:
         parts.append(f"mean ± standard deviation over up to {summary.seeds} seeds")
     if len(summary.datasets) > 1:
@@ -90,7 +92,8 @@ def caption(summary: Summary) -> str:
             joint.append("mean the arithmetic one")
         parts.append(", ".join(joint))
     parts.append(f"convention {summary.convention}")
-    return "; ".join(part for part in parts if part) + "."
+    text = "; ".join(part for part in parts if part)
+    return f"{text[:1].upper()}{text[1:]}."
 
 
 def title(metric: str) -> str:

@@ -20,6 +20,7 @@ from vlcal.data.items import Dataset, Split, loader
 from vlcal.data.transforms import evaluation, training
 from vlcal.evaluation import Evaluation, evaluate
 from vlcal.info import versions
+from vlcal.metrics import convention as convention_named
 from vlcal.prediction import predict
 from vlcal.protocols import Task
 from vlcal.reports.rows import read_rows
@@ -145,9 +146,10 @@ def run(
         split.
     """
     report = progress or (lambda stage, done, total: None)
-    key = sha256_of(
-        FORMAT, task.content(), task.shots, task.seed, clip.fingerprint(), _facts(method)
-    )
+    known = {name: calibrator_named(name) for name in calibrators}
+    convention = convention_named(convention).name
+    setting = {"format": FORMAT, "shots": task.shots, "seed": task.seed, **_facts(method)}
+    key = sha256_of(task.content(), clip.fingerprint(), setting)
     name = f"{task.dataset}-{method.tuner}-{task.shots}shots-seed{task.seed}-{key[:12]}"
     home = Path(folder) / "runs" / name
     tuner = _tuned(task, clip, method, home, report)
@@ -166,7 +168,7 @@ def run(
         "convention": convention,
         "versions": versions(),
     }
-    measured = list(_measure(method.tuner, key, about, val, tests, calibrators))
+    measured = list(_measure(method.tuner, key, about, val, tests, known))
     _append(Path(folder) / RESULTS, [each.row for each in measured])
     return Result(task, home, measured)
 
@@ -243,9 +245,9 @@ def _measure(
     about: dict[str, Any],
     val: Predictions,
     tests: Mapping[str, Predictions],
-    calibrators: Sequence[str],
+    calibrators: Mapping[str, type],
 ) -> Iterator[Measured]:
-    fitted = {name: calibrator_named(name)().fit(val) for name in calibrators}
+    fitted = {name: cls().fit(val) for name, cls in calibrators.items()}
     assert val.image_features is not None
     for split, test in tests.items():
         assert test.image_features is not None and test.zero_shot is not None

@@ -79,10 +79,17 @@ def test_text_features_are_computed_once_for_all_batches(clip, images, monkeypat
     assert len(calls) == 1
 
 
-def test_training_mode_is_put_back(clip, images):
-    tuner = CoOp(clip, CLASSES, n_ctx=4).train()
+def test_prediction_happens_in_evaluation_mode_and_the_old_mode_returns(clip, images):
+    modes = []
+
+    class Watched(CoOp):
+        def predict(self, images):
+            modes.append(self.training)
+            return super().predict(images)
+
+    tuner = Watched(clip, CLASSES, n_ctx=4).train()
     predict(tuner, batches(images))
-    assert tuner.training
+    assert modes == [False] * 3 and tuner.training
 
 
 def test_predictions_survive_a_file(clip, images, tmp_path):

@@ -212,12 +212,12 @@ def _build(
     open_clip: Any, name: str, config: dict[str, Any], tag: dict[str, Any], path: Path
 ) -> Any:
     try:
+        # open_clip reads pickles with weights_only=True, by its default and not only by torch's
         return open_clip.create_model(
             name,
             pretrained=str(path),
             force_quick_gelu=config["quick_gelu"],
             force_preprocess_cfg={key: tag[key] for key in _FACTS if key in tag},
-            weights_only=True,
         )
     except Exception as error:
         cause = str(error).strip().splitlines()

@@ -10,9 +10,12 @@ from vlcal.types import ClassSet
 
 
 def toy(n_classes=5, n=8):
-    items = [Item(f"{c}/{i}.png", c, f"class {c}") for c in range(n_classes) for i in range(n)]
+    parts = (
+        [Item(f"{part}/{c}/{i}.png", c, f"class {c}") for c in range(n_classes) for i in range(n)]
+        for part in ("train", "val", "test")
+    )
     names = ClassSet(tuple(f"class {c}" for c in range(n_classes)))
-    return Dataset("toy", names, items, list(items), list(items), None, read=lambda item: None)
+    return Dataset("toy", names, *parts, None, read=lambda item: None)
 
 
 def test_base_is_the_first_half_rounded_up_and_new_is_the_rest():

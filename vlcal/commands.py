@@ -23,7 +23,7 @@ from vlcal.prediction import predict as predict_images
 from vlcal.protocols import base_to_new
 from vlcal.reports import Report, plain, read_report, result_table, write_report
 from vlcal.reports.reliability import reliability_diagram
-from vlcal.tuners import ZeroShot, by_name, load_tuner
+from vlcal.tuners import ZeroShot, by_name, check_options, load_tuner
 from vlcal.types import ClassSet, Predictions
 from vlcal.writeup import write_up
 
@@ -193,8 +193,10 @@ def calibrate(
         convention: of the metrics.
         out: folder for calibrator.safetensors, calibrated.safetensors and the report.
     """
+    cls, options = calibrator_named(method), set or {}
+    check_options(cls, options)
     fit_on, apply_to, how = read_pair(logits, labels, val_logits, val_labels, val, test, seed)
-    fitted = calibrator_named(method)(**(set or {})).fit(fit_on)
+    fitted = cls(**options).fit(fit_on)
     made = fitted.transform(apply_to)
     Path(out).mkdir(parents=True, exist_ok=True)
     save_calibrator(fitted, Path(out) / "calibrator.safetensors")

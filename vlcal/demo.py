@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import NamedTuple
+
+import torch
 
 from vlcal.clip import load
 from vlcal.data.icons import icons
@@ -63,10 +66,11 @@ def demo(
         raise ValueError(f"demo: seeds must be distinct and at least one, got {list(seeds)}")
     start = time.perf_counter()
     clip, dataset = load(), icons()
-    results = [
-        run(base_to_new(dataset, shots, seed), clip, method, folder=folder, progress=progress)
-        for seed in seeds
-    ]
+    with _one_thread():
+        results = [
+            run(base_to_new(dataset, shots, seed), clip, method, folder=folder, progress=progress)
+            for seed in seeds
+        ]
     recipe = method.recipe
     facts = {
         "command": f"vlcal demo --seeds {','.join(map(str, seeds))} --shots {shots}",
@@ -77,3 +81,14 @@ def demo(
     }
     report = write_up(results, title="vlcal demo", about=ABOUT, facts=facts)
     return Demo(results, report, write_report(folder, report))
+
+
+@contextmanager
+def _one_thread() -> Iterator[None]:
+    """So small a model gains nothing from threads, and the numbers do not depend on their count."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)

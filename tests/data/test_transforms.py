@@ -18,6 +18,7 @@ CLIP = SimpleNamespace(
     mean=(0.48145466, 0.4578275, 0.40821073),
     std=(0.26862954, 0.26130258, 0.27577711),
     interpolation="bicubic",
+    resize_mode="shortest",
 )
 
 
@@ -28,13 +29,15 @@ def noise(height, width, mode="RGB"):
 
 @pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
 @pytest.mark.parametrize("mode", ["RGB", "L"])
+@pytest.mark.parametrize("resize_mode", ["shortest", "squash"])
 @pytest.mark.parametrize("size", [(32, 32), (40, 77), (90, 33), (7, 5), (33, 32)])
-def test_evaluation_equals_open_clip(size, mode, interpolation):
+def test_evaluation_equals_open_clip(size, resize_mode, mode, interpolation):
     open_clip = pytest.importorskip("open_clip")
+    how = {"interpolation": interpolation, "resize_mode": resize_mode}
     theirs = open_clip.transform.image_transform(
-        32, is_train=False, mean=CLIP.mean, std=CLIP.std, interpolation=interpolation
+        32, is_train=False, mean=CLIP.mean, std=CLIP.std, **how
     )
-    preprocess = SimpleNamespace(**(vars(CLIP) | {"interpolation": interpolation}))
+    preprocess = SimpleNamespace(**(vars(CLIP) | how))
     image = noise(*size, mode)
     assert torch.equal(transforms.evaluation(preprocess)(image), theirs(image))
     assert torch.equal(transforms.evaluation(preprocess)(np.asarray(image)), theirs(image))
@@ -42,7 +45,8 @@ def test_evaluation_equals_open_clip(size, mode, interpolation):
 
 def test_grey_icons_become_three_equal_channels():
     data = icons()
-    plain = SimpleNamespace(size=32, mean=(0.5,) * 3, std=(0.35,) * 3, interpolation="bilinear")
+    plain = {"mean": (0.5,) * 3, "std": (0.35,) * 3, "interpolation": "bilinear"}
+    plain = SimpleNamespace(**(vars(CLIP) | plain))
     pixels = data.read(data.test[0])
     out = transforms.evaluation(plain)(pixels)
     expected = (torch.from_numpy(pixels.copy()).float() / 255 - 0.5) / 0.35

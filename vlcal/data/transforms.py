@@ -13,6 +13,7 @@ from vlcal._optional import optional
 from vlcal.data.images import as_rgb
 
 INTERPOLATIONS = ("bicubic", "bilinear", "nearest")
+RESIZE_MODES = ("shortest", "squash")
 
 
 class Preprocess(Protocol):
@@ -38,6 +39,11 @@ class Preprocess(Protocol):
         """One of `INTERPOLATIONS`."""
         ...
 
+    @property
+    def resize_mode(self) -> str:
+        """One of `RESIZE_MODES`."""
+        ...
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -48,12 +54,14 @@ class Evaluation:
         mean: channel means, of values in 0..1.
         std: channel standard deviations, positive.
         interpolation: "bicubic", "bilinear" or "nearest".
+        resize_mode: "shortest" side, then center crop; or "squash" both sides at once (SigLIP).
     """
 
     size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     interpolation: str
+    resize_mode: str = "shortest"
     random: ClassVar[bool] = False
 
     def __post_init__(self) -> None:
@@ -69,12 +77,18 @@ class Evaluation:
                 f"transforms: interpolation must be one of {INTERPOLATIONS}, "
                 f"got {self.interpolation!r}"
             )
+        if self.resize_mode not in RESIZE_MODES:
+            raise ValueError(
+                f"transforms: resize_mode must be one of {RESIZE_MODES}, got {self.resize_mode!r}"
+            )
 
     def __call__(self, image: Any, generator: Generator | None = None) -> Tensor:
         """The tensor of one image, float32 [3, size, size]; the generator is not used."""
         f, mode = _torchvision(self.interpolation)
-        image = f.resize(as_rgb(image), [self.size], interpolation=mode)
-        return self.normalize(f, f.center_crop(image, [self.size, self.size]))
+        square = [self.size, self.size]
+        sides = square if self.resize_mode == "squash" else [self.size]
+        image = f.resize(as_rgb(image), sides, interpolation=mode)
+        return self.normalize(f, f.center_crop(image, square))
 
     def normalize(self, f: Any, image: Any) -> Tensor:
         """The float tensor [3, H, W] of an RGB PIL image, minus mean, over std."""
@@ -131,7 +145,7 @@ class Training(Evaluation):
 def evaluation(preprocess: Preprocess) -> Evaluation:
     """The transform CLIP is evaluated with: `transform(image)` gives a tensor [3, size, size]."""
     p = preprocess
-    return Evaluation(p.size, tuple(p.mean), tuple(p.std), p.interpolation)
+    return Evaluation(p.size, tuple(p.mean), tuple(p.std), p.interpolation, p.resize_mode)
 
 
 def training(preprocess: Preprocess, **options: Any) -> Training:
@@ -140,7 +154,8 @@ def training(preprocess: Preprocess, **options: Any) -> Training:
     `options` are `scale`, `ratio` and `flip` of `Training` (CaRot: scale=(0.9, 1.0), flip=0).
     """
     p = preprocess
-    return Training(p.size, tuple(p.mean), tuple(p.std), p.interpolation, **options)
+    facts = p.size, tuple(p.mean), tuple(p.std), p.interpolation, p.resize_mode
+    return Training(*facts, **options)
 
 
 def _torchvision(interpolation: str) -> tuple[Any, Any]:

@@ -85,7 +85,7 @@ def load_tuner(
     return tuner.eval()
 
 
-def check_options(cls: type[Tuner], options: Iterable[str]) -> None:
+def check_options(cls: Any, options: Iterable[str]) -> None:
     """Raise a ValueError that lists the known options if the tuner lacks one of these."""
     parameters = inspect.signature(cls).parameters
     known = [name for name in parameters if name not in ("clip", "classes")]

@@ -105,7 +105,7 @@ int64_t calibrated_softmax(Features images, Features classes, double scale, cons
                            const double* predicted_scale, const int64_t* labels, int64_t k, SoftmaxOutputs out,
                            int threads) {
   const PackedClasses packed(logits_kernels(), classes, threads);
-  if (packed.bad >= 0) return 0;
+  if (!packed.finite) return 0;
   const Call call{images, scale, row_scale, predicted_scale, labels, k, out};
   const double most = predicted_scale ? *std::max_element(predicted_scale, predicted_scale + classes.count) : 1.0;
   const auto factor = [&](int64_t i) { return scale * most * (row_scale ? row_scale[i] : 1.0); };

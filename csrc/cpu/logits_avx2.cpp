@@ -26,6 +26,27 @@ struct Half {
     const __m256i exponent = _mm256_slli_epi32(_mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127)), 23);
     return _mm256_mul_ps(p, _mm256_castsi256_ps(exponent));
   }
+  static inline void transpose(Reg (&m)[8]) {
+    Reg pairs[8], fours[8];
+#pragma GCC unroll 4
+    for (int i = 0; i < 8; i += 2) {
+      pairs[i] = _mm256_unpacklo_ps(m[i], m[i + 1]);
+      pairs[i + 1] = _mm256_unpackhi_ps(m[i], m[i + 1]);
+    }
+    // fours[4 q + j]: in each half of the register, column j (mod 4) of rows 4 q .. 4 q + 3
+#pragma GCC unroll 2
+    for (int q = 0; q < 8; q += 4) {
+      fours[q] = _mm256_shuffle_ps(pairs[q], pairs[q + 2], 0x44);
+      fours[q + 1] = _mm256_shuffle_ps(pairs[q], pairs[q + 2], 0xee);
+      fours[q + 2] = _mm256_shuffle_ps(pairs[q + 1], pairs[q + 3], 0x44);
+      fours[q + 3] = _mm256_shuffle_ps(pairs[q + 1], pairs[q + 3], 0xee);
+    }
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      m[j] = _mm256_permute2f128_ps(fours[j], fours[j + 4], 0x20);
+      m[j + 4] = _mm256_permute2f128_ps(fours[j], fours[j + 4], 0x31);
+    }
+  }
   static inline unsigned reached(Reg a, Reg b) { return _mm256_movemask_ps(_mm256_cmp_ps(a, b, _CMP_GE_OQ)); }
 };
 

@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <functional>
 #include <limits>
 
 namespace vlcal {
@@ -69,13 +68,23 @@ void Candidates::thresholds(const float* dots, int64_t rows, const float* larges
         }
         grouped = true;
       }
-      values_.resize(groups);
-      for (int64_t g = 0; g < groups; ++g) values_[g] = groups_[g * lanes + l];
-      std::nth_element(values_.begin(), values_.begin() + (k_ - 1), values_.end(), std::greater<float>());
-      reach = values_[k_ - 1];
+      reach = kth_largest(groups_.data() + l, groups, lanes);
     }
     threshold_[l] = reach == -kInfinity ? -kInfinity : just_below(reach - lane.slack);
   }
+}
+
+// The k-th largest of `count` values `stride` apart: the largest k so far, in order, and mostly one comparison a value.
+float Candidates::kth_largest(const float* values, int64_t count, int64_t stride) {
+  ordered_.assign(k_, -kInfinity);
+  for (int64_t i = 0; i < count; ++i) {
+    const float value = values[i * stride];
+    if (value <= ordered_[k_ - 1]) continue;
+    int64_t at = k_ - 1;
+    for (; at > 0 && ordered_[at - 1] < value; --at) ordered_[at] = ordered_[at - 1];
+    ordered_[at] = value;
+  }
+  return ordered_[k_ - 1];
 }
 
 void Candidates::prune(int64_t l) {

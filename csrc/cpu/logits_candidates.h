@@ -31,6 +31,7 @@ class Candidates {
 
  private:
   void thresholds(const float* dots, int64_t rows, const float* largest);
+  float kth_largest(const float* values, int64_t count, int64_t stride);
   void prune(int64_t lane);
   void order_exactly(Candidate* begin, Candidate* end);
 
@@ -44,7 +45,7 @@ class Candidates {
   Features images_{};
   int64_t first_ = 0, count_ = 0;
   std::vector<Lane> lanes_;
-  std::vector<float> threshold_, groups_, group_low_, values_;
+  std::vector<float> threshold_, groups_, group_low_, ordered_;
   std::vector<Hit> hits_;
   std::vector<double> query_;
 };

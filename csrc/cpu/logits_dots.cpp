@@ -11,74 +11,74 @@ namespace {
 // longer sums round more: beyond this depth a product is computed in several parts
 constexpr int64_t kDepth = 320;
 
-std::vector<float> mean_row(Features rows) {
-  std::vector<double> total(rows.dim, 0.0);
-  for (int64_t i = 0; i < rows.count; ++i) {
-    for (int64_t k = 0; k < rows.dim; ++k) total[k] += rows.row(i)[k];
-  }
+std::vector<float> mean_row(Features rows, int threads) {
+  constexpr int64_t kBlock = 64;
   std::vector<float> mean(rows.dim);
-  for (int64_t k = 0; k < rows.dim; ++k) mean[k] = static_cast<float>(total[k] / rows.count);
+  parallel_for((rows.dim + kBlock - 1) / kBlock, threads, [&](int64_t block, int) {
+    const int64_t begin = block * kBlock, width = std::min(kBlock, rows.dim - begin);
+    double total[kBlock] = {};
+    for (int64_t i = 0; i < rows.count; ++i) {
+      const float* row = rows.row(i) + begin;
+      for (int64_t k = 0; k < width; ++k) total[k] += row[k];
+    }
+    for (int64_t k = 0; k < width; ++k) mean[begin + k] = static_cast<float>(total[k] / rows.count);
+  });
   return mean;
+}
+
+// Addresses of rows first .. first + width - 1, of `missing` where there is none.
+void addresses(Features rows, int64_t first, int64_t width, const float* missing, const float** out) {
+  for (int64_t r = 0; r < width; ++r) out[r] = first + r < rows.count ? rows.row(first + r) : missing;
+}
+
+// A bound on the norm from a float32 sum of squares, or the norm in float64 where that sum may be far off.
+double norm_bound(float squares, const float* row, const float* mean, int64_t dim) {
+  return squares > 1e-25f && squares < 1e30f ? (1 + dim * 0x1p-24) * std::sqrt(squares) : norm(row, mean, dim);
 }
 
 }  // namespace
 
-double norm(const float* row, int64_t dim) {
-  double parts[8] = {};
-  int64_t k = 0;
-  for (; k + 8 <= dim; k += 8) {
-    for (int j = 0; j < 8; ++j) parts[j] += static_cast<double>(row[k + j]) * row[k + j];
-  }
-  for (; k < dim; ++k) parts[0] += static_cast<double>(row[k]) * row[k];
+double norm(const float* row, const float* mean, int64_t dim) {
   double total = 0;
-  for (double part : parts) total += part;
+  for (int64_t k = 0; k < dim; ++k) {
+    const double value = mean ? static_cast<double>(row[k]) - mean[k] : row[k];
+    total += value * value;
+  }
   return std::sqrt(total);
 }
 
-void pack_rows(Features rows, int64_t first, int64_t width, const float* mean, float* out) {
-  constexpr int64_t kBlock = 64;  // the columns written stay in the first cache while the rows go by
-  for (int64_t start = 0; start < rows.dim; start += kBlock) {
-    const int64_t end = std::min(rows.dim, start + kBlock);
-    for (int64_t r = 0; r < width; ++r) {
-      if (first + r >= rows.count) {
-        for (int64_t k = start; k < end; ++k) out[k * width + r] = 0.0f;
-        continue;
-      }
-      const float* row = rows.row(first + r);
-      for (int64_t k = start; k < end; ++k) out[k * width + r] = mean ? row[k] - mean[k] : row[k];
-    }
-  }
-}
-
 void pack_panel(const LogitsKernels& kernels, Features images, int64_t first, float* panel, double* norms) {
-  pack_rows(images, first, kernels.lanes, nullptr, panel);
-  for (int64_t r = 0; r < kernels.lanes; ++r) {
-    norms[r] = first + r < images.count ? norm(images.row(first + r), images.dim) : 0.0;
-  }
+  const float* rows[kMostLanes];
+  float squares[kMostLanes];
+  const std::vector<float> zeros(images.count - first < kernels.lanes ? images.dim : 0, 0.0f);
+  addresses(images, first, kernels.lanes, zeros.data(), rows);
+  kernels.pack_panel(rows, images.dim, panel, squares);
+  for (int r = 0; r < kernels.lanes; ++r) norms[r] = norm_bound(squares[r], rows[r], nullptr, images.dim);
 }
 
 PackedClasses::PackedClasses(const LogitsKernels& kernels, Features classes, int threads)
     : kernels(kernels),
       classes(classes),
       padded((classes.count + kernels.tile - 1) / kernels.tile * kernels.tile),
-      mean(mean_row(classes)),
+      mean(mean_row(classes, threads)),
       tiles_(aligned_floats(padded * classes.dim)) {
   const int64_t tiles = padded / kernels.tile;
   std::vector<double> largest_of(tiles, 0.0);
-  std::vector<int64_t> bad_of(tiles, classes.count);
+  std::vector<char> finite(tiles, true);
   parallel_for(tiles, threads, [&](int64_t tile, int) {
-    const int64_t first = tile * kernels.tile, end = std::min(classes.count, first + kernels.tile);
-    pack_rows(classes, first, kernels.tile, mean.data(), tiles_.get() + first * classes.dim);
-    std::vector<float> centred(classes.dim);
-    for (int64_t i = first; i < end; ++i) {
-      for (int64_t k = 0; k < classes.dim; ++k) centred[k] = classes.row(i)[k] - mean[k];
-      largest_of[tile] = std::max(largest_of[tile], norm(centred.data(), classes.dim));
-      if (bad_of[tile] == classes.count && !std::isfinite(norm(classes.row(i), classes.dim))) bad_of[tile] = i;
+    const float* rows[kMostLanes];
+    float squares[kMostLanes];
+    const int64_t first = tile * kernels.tile;
+    addresses(classes, first, kernels.tile, mean.data(), rows);  // the mean less the mean: zeros
+    kernels.pack_tile(rows, mean.data(), classes.dim, tiles_.get() + first * classes.dim, squares);
+    for (int r = 0; r < kernels.tile; ++r) {
+      const double bound = norm_bound(squares[r], rows[r], mean.data(), classes.dim);
+      finite[tile] &= std::isfinite(bound);
+      largest_of[tile] = std::max(largest_of[tile], bound);
     }
   });
   largest = *std::max_element(largest_of.begin(), largest_of.end());
-  const int64_t first_bad = *std::min_element(bad_of.begin(), bad_of.end());
-  bad = first_bad < classes.count ? first_bad : -1;
+  this->finite = std::find(finite.begin(), finite.end(), false) == finite.end();
 }
 
 void PackedClasses::dots(const float* panel, int panels, int64_t first, int64_t rows, float* dots,

@@ -36,21 +36,18 @@ class PackedClasses {
   const Features classes;
   const int64_t padded;      // count rounded up to tiles
   std::vector<float> mean;   // [dim]
-  double largest = 0;        // norm of a centred class
-  int64_t bad = -1;          // first row that is not finite
+  double largest = 0;        // bound on the norms of centred classes
+  bool finite = true;        // every value
 
  private:
   AlignedFloats tiles_;
 };
 
-// Rows first .. first + lanes - 1 of `images` as a panel [dim][lanes], missing ones as zeros, and their norms.
-void pack_panel(const LogitsKernels& kernels, Features images, int64_t first, float* panel, double* norm);
+// Rows first .. first + lanes - 1 of `images` as a panel [dim][lanes], missing ones as zeros, and bounds on their norms
+// (barely above them; not finite exactly if a value is not).
+void pack_panel(const LogitsKernels& kernels, Features images, int64_t first, float* panel, double* norms);
 
-// Columns of `width` rows laid side by side: out[k * width + r] = rows[first + r][k] - mean[k] (no mean: 0); missing
-// rows are zeros.
-void pack_rows(Features rows, int64_t first, int64_t width, const float* mean, float* out);
-
-// Euclidean norm; not finite exactly if a value is not.
-double norm(const float* row, int64_t dim);
+// Euclidean norm of row - mean (mean null: 0); not finite exactly if a value is not.
+double norm(const float* row, const float* mean, int64_t dim);
 
 }  // namespace vlcal

@@ -206,10 +206,9 @@ class Gradients {
     }
     for (int p = 0; p < panels; ++p) {
       const int64_t first = (panel + p) * lanes, valid = std::min(lanes, call_.images.count - first);
-      for (int64_t l = 0; l < valid; ++l) {
-        float* row = call_.image_gradient + (first + l) * dim;
-        for (int64_t d = 0; d < dim; ++d) row[d] = mine.out[p * size + d * lanes + l];
-      }
+      float* rows[kMostLanes];
+      for (int64_t l = 0; l < valid; ++l) rows[l] = call_.image_gradient + (first + l) * dim;
+      kernels.unpack_panel(mine.out.get() + p * size, dim, rows, static_cast<int>(valid));
     }
   }
 
@@ -233,7 +232,7 @@ class Gradients {
     const LogitsKernels& kernels = classes_.kernels;
     const int64_t lanes = kernels.lanes, tile = kernels.tile, dim = call_.images.dim;
     parallel_for(classes_.padded / tile, threads_, [&](int64_t t, int) {
-      alignas(64) float edge[32 * 32];
+      alignas(64) float edge[kMostLanes * kMostLanes];
       const int64_t first = t * tile, rows = std::min(tile, classes_.classes.count - first);
       for (int64_t s = 0; s < strips_; ++s) {
         const float* a = dots_.get() + first * lanes;
@@ -267,7 +266,7 @@ int64_t cross_entropy(Features images, Features classes, const int64_t* labels, 
                       float* losses, float* image_gradient, float* class_gradient, double* scale_gradient,
                       int threads) {
   const PackedClasses packed(logits_kernels(), classes, threads);
-  if (packed.bad >= 0) return 0;
+  if (!packed.finite) return 0;
   const Call call{images, labels, scale, weights, losses, image_gradient, class_gradient};
   if (image_gradient || class_gradient || scale_gradient) {
     return Gradients(packed, call, threads).run(scale_gradient);

@@ -5,6 +5,8 @@
 
 namespace vlcal {
 
+constexpr int kMostLanes = 32;  // in a panel; a tile is never taller
+
 // One entry of a panel that reached its threshold.
 struct Hit {
   int32_t row;
@@ -14,6 +16,14 @@ struct Hit {
 struct LogitsKernels {
   int lanes;  // images in a panel
   int tile;   // rows (classes, or dimensions) computed at once
+
+  // Rows side by side, out[k * width + r] = rows[r][k] - mean[k] (mean null: 0), and per row the sum of squares of what
+  // was written, in float32. Panels are `lanes` rows wide, tiles `tile`; missing rows point at zeros.
+  void (*pack_panel)(const float* const* rows, int64_t depth, float* out, float* squares);
+  void (*pack_tile)(const float* const* rows, const float* mean, int64_t depth, float* out, float* squares);
+
+  // The way back: rows[r][k] = panel[k][r] for the first `count` rows of a panel.
+  void (*unpack_panel)(const float* panel, int64_t depth, float* const* rows, int count);
 
   // out[i][lane] (rows `stride` apart) = sum over k < depth of a[k][i] b[k][lane], plus what was there if `add`.
   // a: [depth][tile], b: [depth][lanes].

@@ -5,7 +5,7 @@
 
 #include "cpu/logits_kernels.h"
 
-// V: Reg, kWidth, load, store, set, add, sub, mul, fma (a b + c), max, min, abs, exp2_scale (p 2^n), round, reached
+// V: Reg, kWidth, transpose (of kWidth registers), load, store, set, add, sub, mul, fma (a b + c), max, min, abs, exp2_scale (p 2^n), round, reached
 // (bits of lanes with a >= b)
 template <class V, int kTile, int kVectors>
 struct Leaf {
@@ -45,6 +45,69 @@ struct Leaf {
 #pragma GCC unroll 4
       for (int v = 0; v < kVectors; ++v) acc[i][v] = V::fma(value, column[v], acc[i][v]);
     }
+  }
+
+  // kWidth rows, of which the first `keep` are real, to columns `width` apart
+  template <bool kCentred>
+  static inline void pack_rows(const float* const* rows, int keep, const float* mean, int64_t depth, int width,
+                               float* out, float* squares) {
+    Reg total = V::set(0.0f);
+    int64_t k = 0;
+    // a whole register is stored even where fewer rows are kept; the next column overwrites the rest, so the last
+    // columns of a tile are left to the loop below
+    for (; k + V::kWidth + (keep < V::kWidth) <= depth; k += V::kWidth) {
+      Reg block[V::kWidth];
+#pragma GCC unroll 16
+      for (int r = 0; r < V::kWidth; ++r) block[r] = V::load(rows[r < keep ? r : 0] + k);
+      V::transpose(block);
+#pragma GCC unroll 16
+      for (int j = 0; j < V::kWidth; ++j) {
+        const Reg column = kCentred ? V::sub(block[j], V::set(mean[k + j])) : block[j];
+        total = V::fma(column, column, total);
+        V::store(out + (k + j) * width, column);
+      }
+    }
+    float sums[V::kWidth];
+    V::store(sums, total);
+    for (int r = 0; r < keep; ++r) {
+      for (int64_t j = k; j < depth; ++j) {
+        const float value = kCentred ? rows[r][j] - mean[j] : rows[r][j];
+        out[j * width + r] = value;
+        sums[r] += value * value;
+      }
+      squares[r] = sums[r];
+    }
+  }
+
+  static void pack_panel(const float* const* rows, int64_t depth, float* out, float* squares) {
+    for (int v = 0; v < kLanes; v += V::kWidth) {
+      pack_rows<false>(rows + v, V::kWidth, nullptr, depth, kLanes, out + v, squares + v);
+    }
+  }
+
+  static void unpack_panel(const float* panel, int64_t depth, float* const* rows, int count) {
+    for (int v = 0; v < count; v += V::kWidth) {
+      const int here = count - v < V::kWidth ? count - v : V::kWidth;
+      int64_t k = 0;
+      for (; k + V::kWidth <= depth; k += V::kWidth) {
+        Reg block[V::kWidth];
+#pragma GCC unroll 16
+        for (int j = 0; j < V::kWidth; ++j) block[j] = V::load(panel + (k + j) * kLanes + v);
+        V::transpose(block);
+#pragma GCC unroll 16
+        for (int r = 0; r < V::kWidth; ++r) {
+          if (r < here) V::store(rows[v + r] + k, block[r]);
+        }
+      }
+      for (; k < depth; ++k) {
+        for (int r = 0; r < here; ++r) rows[v + r][k] = panel[k * kLanes + v + r];
+      }
+    }
+  }
+
+  static void pack_tile(const float* const* rows, const float* mean, int64_t depth, float* out, float* squares) {
+    static_assert(kTile <= V::kWidth, "a tile is packed from one register of rows");
+    pack_rows<true>(rows, kTile, mean, depth, kTile, out, squares);
   }
 
   static void product(int64_t depth, const float* a, const float* b, float* out, int64_t stride, bool add) {
@@ -157,6 +220,6 @@ struct Leaf {
   }
 
   static constexpr vlcal::LogitsKernels kernels() {
-    return {kLanes, kTile, product, outer, extremes, hits, sums, gradient, difference};
+    return {kLanes, kTile, pack_panel, pack_tile, unpack_panel, product, outer, extremes, hits, sums, gradient, difference};
   }
 };

@@ -33,6 +33,15 @@ struct Four {
     const Bits exponent = (__builtin_convertvector(n, Bits) + 127) << 23;
     return p * (Reg)exponent;
   }
+  static inline void transpose(Reg (&m)[4]) {
+    for (int i = 0; i < 4; ++i) {
+      for (int j = 0; j < i; ++j) {
+        const float other = m[i][j];
+        m[i][j] = m[j][i];
+        m[j][i] = other;
+      }
+    }
+  }
   static inline unsigned reached(Reg a, Reg b) {
     const Bits bits = a >= b;
     return (bits[0] & 1) | (bits[1] & 2) | (bits[2] & 4) | (bits[3] & 8);

@@ -99,7 +99,7 @@ class Panel {
 
 int64_t first_bad(Features images, double scale, double largest) {
   for (int64_t i = 0; i < images.count; ++i) {
-    if (may_overflow(scale, norm(images.row(i), images.dim), largest)) return i;
+    if (may_overflow(scale, norm(images.row(i), nullptr, images.dim), largest)) return i;
   }
   return -1;
 }
@@ -111,11 +111,11 @@ int64_t logit_statistics(Features images, Features classes, double scale, Featur
                          int threads) {
   const LogitsKernels& kernels = logits_kernels();
   const PackedClasses packed(kernels, classes, threads);
-  if (packed.bad >= 0) return 0;
+  if (!packed.finite) return 0;
   std::unique_ptr<PackedClasses> other;
   if (other_classes.count > 0) {
     other = std::make_unique<PackedClasses>(kernels, other_classes, threads);
-    if (other->bad >= 0) return 0;
+    if (!other->finite) return 0;
     if (const int64_t bad = first_bad(other_images, scale, other->largest); bad >= 0) return bad;
   }
   const Call call{images, scale, other.get(), other_images, largest, smallest, difference, argmax};

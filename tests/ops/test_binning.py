@@ -6,7 +6,10 @@ import torch
 from torch.library import opcheck
 
 from tests.ops.cases import confidences
-from vlcal.ops import bin_statistics, group_statistics
+from vlcal import _native
+from vlcal.ops import BinStatistics, bin_statistics, group_statistics
+
+needs_native = pytest.mark.skipif(_native.missing() is not None, reason=str(_native.missing()))
 
 
 def test_toy_table():
@@ -136,6 +139,58 @@ def test_refuses_what_breaks_the_contract(confidence, correct, kwargs, match):
         bin_statistics(confidence, correct, **kwargs)
 
 
+def test_counts_go_on_beyond_what_float32_can_count():
+    # float32 counters stop at 2^24; confidence 0.97 and accuracy 0.95 make an error of 0.02
+    n = (1 << 24) + 4_000_000
+    confidence, correct = torch.tensor(0.97).expand(100), torch.arange(100) < 95
+    hundred = bin_statistics(confidence, correct)
+    total = BinStatistics(hundred.table * (n // 100), hundred.edges)
+    assert (total + hundred).count[-1] == n // 100 * 100 + 100
+    assert total.ece() == pytest.approx(0.02, abs=1e-7)
+    one = bin_statistics(torch.ones(n), torch.ones(n, dtype=torch.bool))
+    assert one.count[-1] == one.correct[-1] == one.confidence[-1] == n
+
+
+@needs_native
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512", "native"])
+@pytest.mark.parametrize("n_bins", [1, 7, 15, 16, 17, 32, 33, 700])
+@pytest.mark.parametrize("closed", ["right", "left"])
+def test_every_instruction_set_gives_the_same_bits(isa, n_bins, closed, limit_isa):
+    edges = torch.from_numpy(np.linspace(0, 1, n_bins + 1)).float()
+    sides = [torch.nextafter(edges, torch.full_like(edges, side)) for side in (0.0, 1.0)]
+    confidence = torch.cat([edges, *sides, confidences(20_000)[0]])
+    confidence[-1] = -0.0
+    correct = torch.arange(len(confidence)) % 3 == 0
+    limit_isa(isa)
+    got = bin_statistics(confidence, correct, n_bins, closed=closed, backend="native").table
+    wanted = bin_statistics(confidence, correct, n_bins, closed=closed, backend="reference").table
+    assert torch.equal(got, wanted)
+
+
+@needs_native
+@pytest.mark.parametrize("isa", ["portable", "avx2", "avx512"])
+def test_uneven_edges_are_exact_too(isa, limit_isa):
+    confidence, correct = confidences(20_000)
+    edges = torch.tensor([0.0, 0.01, 0.0101, 0.5, 0.999, 1.0], dtype=torch.float64)
+    limit_isa(isa)
+    native, wanted = (
+        bin_statistics(confidence, correct, edges=edges, backend=backend).table
+        for backend in ("native", "reference")
+    )
+    assert torch.equal(native, wanted)
+
+
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_groups_refuse_what_is_out_of_range(backend):
+    confidence, correct = confidences(100)
+    group = torch.arange(100) % 5
+    with pytest.raises(ValueError, match=r"group must be in 0..3, got 0..4"):
+        group_statistics(group, confidence, correct, 4, backend=backend)
+    confidence[70] = float("nan")
+    with pytest.raises(ValueError, match=r"got nan in row 70 \(1 such rows"):
+        group_statistics(group, confidence, correct, 5, backend=backend)
+
+
 def test_empty_statistics_have_no_error():
     bins = bin_statistics(torch.zeros(0), torch.zeros(0, dtype=torch.bool))
     with pytest.raises(ValueError, match="at least one sample"):
@@ -146,6 +201,8 @@ def test_opcheck():
     confidence, correct = confidences(100)
     edges = torch.linspace(0, 1, 16, dtype=torch.float64)
     opcheck(torch.ops.vlcal.bin_statistics.default, (confidence, correct, edges, True, ""))
+    group = torch.arange(100) % 7
+    opcheck(torch.ops.vlcal.group_statistics.default, (group, confidence, correct, 7, ""))
 
 
 def test_compiles_without_a_graph_break():

@@ -131,10 +131,7 @@ def bin_statistics(
     """
     correct = check_pairs("bin_statistics", confidence, correct)
     check_closed("bin_statistics", closed)
-    if edges is None:
-        edges = equal_edges("bin_statistics", n_bins)
-    elif edges.ndim != 1 or len(edges) < 2 or not bool((edges.diff() > 0).all()):
-        raise ValueError("bin_statistics: edges must be [B + 1] ascending values with B >= 1")
+    edges = equal_edges("bin_statistics", n_bins) if edges is None else _ascending(edges)
     edges = edges.to(confidence.device, torch.float64)
     table = _bin_statistics(confidence.detach(), correct, edges, closed == "right", backend or "")
     return BinStatistics(table, edges, closed)
@@ -228,6 +225,12 @@ def refuse_row(who: str, confidence: Tensor, row: int) -> None:
 def _run_reference(confidence: Tensor, correct: Tensor, edges: Tensor, right: bool) -> Tensor:
     refuse_row("bin_statistics", confidence, first_bad(confidence))
     return reference.bin_statistics(confidence, correct, edges, right)
+
+
+def _ascending(edges: Tensor) -> Tensor:
+    if edges.ndim != 1 or len(edges) < 2 or not bool((edges.diff() > 0).all()):
+        raise ValueError("bin_statistics: edges must be [B + 1] ascending values with B >= 1")
+    return edges
 
 
 def _refuse_group(group: Tensor, confidence: Tensor, n_groups: int) -> None:

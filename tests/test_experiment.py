@@ -147,5 +147,5 @@ def test_report_speaks_about_every_predicted_class(done):
     base = {row.name: row for row in report.classes if row.base}
     assert set(base) <= set(WORDS[:6])
     assert all(row.nearest != row.name for row in report.classes)
-    assert report.class_titles == ("coop", "coop + dac")
+    assert report.class_titles == ("none", "dac")
     assert write_up([result], title="t", about="a", calibrator=None).classes[0].after is None

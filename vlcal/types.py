@@ -11,6 +11,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vlcal._files import write_atomic
+
 BLOCK_BYTES = 64 << 20
 _TENSORS = ("logits", "labels", "image_features", "text_features", "row_scale", "predicted_scale")
 
@@ -293,17 +295,12 @@ class Predictions:
 
     def save(self, path: str | Path) -> None:
         """Write everything, zero-shot twin included, to one safetensors file."""
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         tensors, about = self._flatten("")
-        target = Path(path)
-        partial = target.with_name(target.name + ".partial")
-        save_file(
-            {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()},
-            partial,
-            {"vlcal": json.dumps(about)},
-        )
-        partial.replace(target)
+        # cloned, because safetensors refuses names that share memory
+        content = {k: v.detach().cpu().contiguous().clone() for k, v in tensors.items()}
+        write_atomic(path, save(content, {"vlcal": json.dumps(about)}))
 
     def _flatten(self, prefix: str) -> tuple[dict[str, Tensor], dict]:
         tensors = {

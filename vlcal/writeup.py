@@ -40,7 +40,7 @@ def write_up(
         title=title,
         about=about,
         classes=_classes(first, tuner, calibrator),
-        class_titles=(tuner, f"{tuner} + {calibrator}" if calibrator else ""),
+        class_titles=("none", calibrator or ""),
         facts={**(facts or {}), **here},
     )
 

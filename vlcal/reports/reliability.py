@@ -204,8 +204,11 @@ def _draw_shares(ax: Any, bins: BinStatistics) -> None:
         (confidence, "confidence", sides[1], "-"),
     ):
         ax.axvline(x, color=INK, linewidth=1.1, linestyle=dashes, zorder=4)
+        # a name that would leave the picture moves to the other side, below the first
+        inside = side == "right" or x < 0.75
+        side, y = (side, 0.97) if inside else ("right", 0.74)
         shift = -0.012 if side == "right" else 0.012
-        text = ax.text(x + shift, 0.97, name, transform=ax.get_xaxis_transform(), ha=side)
+        text = ax.text(x + shift, y, name, transform=ax.get_xaxis_transform(), ha=side)
         text.set(va="top", fontsize=7, color=INK, zorder=5)
 
 

@@ -69,7 +69,7 @@ def _draw_line(ax: Any, line: Line, lines: Sequence[Line]) -> None:
 def _place_labels(
     ax: Any, points: Sequence[tuple[float, float]], texts: Sequence[str], top: float
 ) -> None:
-    # greedy: the first of eight places around a point that hits no earlier label and no point
+    # greedy: the first of ten places that hits no earlier label, no point and no edge
     height, taken = 0.05 * top, [(x, y, x, y) for x, y in points]
     for (x, y), text in zip(points, texts, strict=True):
         width = 0.021 * top * len(text)
@@ -79,7 +79,8 @@ def _place_labels(
         free = [
             b
             for b in boxes
-            if not any(_overlap((*b, b[0] + width, b[1] + height), t) for t in taken)
+            if 0 <= b[0] <= 1.02 * top - width
+            and not any(_overlap((*b, b[0] + width, b[1] + height), t) for t in taken)
         ]
         left, bottom = (free or boxes)[0]
         taken.append((left, bottom, left + width, bottom + height))

@@ -85,7 +85,7 @@ def sorted_equal_mass_ece(confidence: Tensor, correct: Tensor) -> float:
     return float(sum(part.sum().abs() for part in gap.split(sizes)) / len(confidence))
 
 
-def masked_key_sort_ece(confidence: Tensor, correct: Tensor) -> float:
+def key_sort_ece(confidence: Tensor, correct: Tensor) -> float:
     """The fast way: sort (bits of the float << 1 | correct) with NumPy's wide integer sort."""
     import numpy as np
 
@@ -93,6 +93,12 @@ def masked_key_sort_ece(confidence: Tensor, correct: Tensor) -> float:
     keys.sort()
     gap = (keys >> np.uint32(1)).view(np.float32).astype(np.float64) - (keys & np.uint32(1))
     return float(sum(abs(part.sum()) for part in np.array_split(gap, 15)) / len(gap))
+
+
+def classwise_ece(probs: Tensor, labels: Tensor) -> float:
+    """Class by class, each with two weighted bincounts."""
+    errors = [bincount_ece(probs[:, c].contiguous(), labels == c) for c in range(probs.shape[1])]
+    return sum(errors) / len(errors)
 
 
 def softmax_metrics(logits: Tensor, labels: Tensor) -> tuple[float, ...]:

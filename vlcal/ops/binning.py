@@ -131,10 +131,10 @@ def bin_statistics(
     """
     correct = check_pairs("bin_statistics", confidence, correct)
     check_closed("bin_statistics", closed)
-    edges = equal_edges("bin_statistics", n_bins) if edges is None else _ascending(edges)
-    edges = edges.to(confidence.device, torch.float64)
-    table = _bin_statistics(confidence.detach(), correct, edges, closed == "right", backend or "")
-    return BinStatistics(table, edges, closed)
+    used = equal_edges("bin_statistics", n_bins) if edges is None else _ascending(edges)
+    used = used.to(confidence.device, torch.float64)
+    table = _bin_statistics(confidence.detach(), correct, used, closed == "right", backend or "")
+    return BinStatistics(table, used, closed)
 
 
 def group_statistics(

@@ -8,7 +8,7 @@ import pytest
 import vlcal
 
 ROWS = (
-    ("types", "distributed", "assets", "_native", "_optional", "_files"),
+    ("types", "distributed", "assets", "_native", "_optional", "_files", "_arrays"),
     ("ops",),
     ("clip", "data", "info"),
     ("regularizers", "calibrators", "metrics"),

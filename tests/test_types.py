@@ -1,3 +1,4 @@
+import numpy as np
 import pytest
 import torch
 
@@ -135,3 +136,12 @@ def test_foreign_and_truncated_files_are_refused(features, tmp_path):
         Predictions.load(path)
     with pytest.raises(FileNotFoundError, match="no such file"):
         Predictions.load(tmp_path / "other")
+
+
+def test_numpy_arrays_become_tensors_of_the_same_numbers():
+    logits = np.arange(6, dtype=">f4").reshape(3, 2)[:, ::-1]
+    made = Predictions(logits=logits, labels=np.array([0, 1, 1], dtype=np.uint8))
+    assert torch.equal(made.logits, torch.tensor([[1.0, 0.0], [3.0, 2.0], [5.0, 4.0]]))
+    assert made.labels.dtype == torch.int64
+    with pytest.raises(ValueError, match="Predictions: logits: must be an array of numbers"):
+        Predictions(logits=[["a", "b"]])

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from vlcal import metrics
+from vlcal._arrays import as_tensor
 from vlcal.metrics import METRICS, ClassTable, Convention, MissingInput
 from vlcal.metrics.arrays import (
-    as_tensor,
     check_logits,
     check_probs,
     check_unit_range,

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vlcal._arrays import as_tensor
 from vlcal._files import write_atomic
 
 BLOCK_BYTES = 64 << 20
@@ -108,6 +109,8 @@ class Predictions:
     logits exist only in blocks: `logit_scale * image_features @ text_features.T`, each row times
     `row_scale` and `predicted_scale[predicted]`.
 
+    NumPy arrays are taken as tensors of the same memory where that is possible.
+
     Args:
         logits: [N, C] floating point, already multiplied by the model's logit scale.
         labels: [N] integers in 0..C-1; None for unlabelled data.
@@ -135,6 +138,10 @@ class Predictions:
     predicted_scale: Tensor | None = None
 
     def __post_init__(self) -> None:
+        for name in _TENSORS:
+            value = getattr(self, name)
+            if value is not None and not isinstance(value, Tensor):
+                object.__setattr__(self, name, as_tensor(f"Predictions: {name}", value))
         if self.class_names is not None:
             object.__setattr__(self, "class_names", tuple(self.class_names))
         if self.logits is None:

@@ -8,7 +8,8 @@ import pytest
 import vlcal
 
 ROWS = (
-    ("types", "distributed", "assets", "_native", "_optional", "_files", "_arrays"),
+    ("_native", "_optional", "_files", "_arrays"),
+    ("types", "distributed", "assets"),
     ("ops",),
     ("clip", "data", "info"),
     ("regularizers", "calibrators", "metrics"),

@@ -1,9 +1,11 @@
-// The 16 leading bits of a float in 0..1 are a monotone cell number: one pass counts and sums the cells. Only cells that
-// reach over a border of two bins are looked into, by a second pass that counts their 65536 values. Small inputs are sorted.
+// The leading bits of a float in 0..1 are a monotone cell number: one pass counts and sums cells of 16 bits. Only cells
+// that reach over a border of two bins are looked into, by 10 more bits and then by the last 6. Small inputs are sorted.
 #include "cpu/equal_mass.h"
 
 #include <algorithm>
 #include <cstring>
+#include <memory>
+#include <utility>
 #include <vector>
 
 #include "cpu/binning_words.h"
@@ -12,15 +14,19 @@
 namespace vlcal {
 namespace {
 
-constexpr int64_t kSorted = 1 << 15;  // samples up to which sorting is faster
-constexpr int kLooked = 255;          // cells that may be looked into: 512 KiB each and thread
-constexpr int kCells = 0x3f80 + 1;    // 1.0f is 0x3f800000
-constexpr int kValues = 1 << 16;
+constexpr int64_t kSorted = 1 << 14;  // samples up to which sorting is faster
+constexpr int kMostBins = 256;        // a border cuts one cell, and a byte numbers the cut cells
+constexpr uint32_t kOne = 0x3f800000;
+constexpr int kCells = (kOne >> 16) + 1;
+constexpr int kParts = 1 << 10;  // of a cell
+constexpr int kValues = 1 << 6;  // of a part
 constexpr int64_t kChunk = 1 << 17;
 
 // samples in the low, correct ones in the high half
 struct Pair {
   uint64_t both = 0;
+
+  void operator+=(const Pair& other) { both += other.both; }
 
   void add(bool correct) { both += 1 + (static_cast<uint64_t>(correct) << 32); }
   int64_t count() const { return static_cast<int64_t>(both & 0xffffffff); }
@@ -30,6 +36,11 @@ struct Pair {
 struct Cell {
   Pair pair;
   int64_t units = 0;
+
+  void operator+=(const Cell& other) {
+    pair += other.pair;
+    units += other.units;
+  }
 };
 
 // Bits of a confidence, with -0 as 0; more than those of 1 if it is NaN or outside 0..1.
@@ -62,6 +73,10 @@ struct RankBins {
   }
   bool cut(int64_t rank, int64_t end) const { return of(rank) != of(end - 1); }
 
+  // a cell that reaches over no border, from its first rank on
+  void add(int64_t rank, const Cell& cell) {
+    if (cell.pair.count()) add(of(rank), cell.pair.count(), cell.pair.correct(), cell.units);
+  }
   void add(int64_t bin, int64_t count, int64_t correct, int64_t units) {
     table[bin] += count;
     table[n_bins + bin] += correct;
@@ -105,88 +120,173 @@ void add_sorted(const float* confidence, const uint8_t* correct, RankBins& bins)
   }
 }
 
-std::vector<Cell> count_cells(const float* confidence, const uint8_t* correct, int64_t n, int threads) {
+// Sum of the tables that `body(chunk, table)` of every worker fills.
+template <class Entry, class Body>
+std::vector<Entry> tallied(int64_t n, size_t size, int threads, Body&& body) {
   const int64_t chunks = (n + kChunk - 1) / kChunk;
-  std::vector<std::vector<Cell>> tables(std::max(threads, 1), std::vector<Cell>(kCells));
-  parallel_for(chunks, threads, [&](int64_t chunk, int worker) {
-    Cell* cells = tables[worker].data();
+  const int workers = static_cast<int>(std::max<int64_t>(1, std::min<int64_t>(threads, chunks)));
+  std::vector<std::vector<Entry>> tables(workers, std::vector<Entry>(size));
+  parallel_for(chunks, workers, [&](int64_t chunk, int worker) { body(chunk, tables[worker].data()); });
+  for (int worker = 1; worker < workers; ++worker) {
+    for (size_t i = 0; i < size; ++i) tables[0][i] += tables[worker][i];
+  }
+  return std::move(tables[0]);
+}
+
+// The cells, and one more for what is NaN or outside 0..1.
+std::vector<Cell> count_cells(const float* confidence, const uint8_t* correct, int64_t n, int threads) {
+  return tallied<Cell>(n, kCells + 1, threads, [&](int64_t chunk, Cell* cells) {
     for (int64_t i = chunk * kChunk; i < std::min(n, (chunk + 1) * kChunk); ++i) {
-      Cell& cell = cells[bits_of(confidence[i]) >> 16];
+      const uint32_t bits = bits_of(confidence[i]);
+      Cell& cell = cells[bits > kOne ? kCells : bits >> 16];
       cell.pair.add(correct[i] != 0);
       cell.units += units_of(static_cast<double>(confidence[i]));
     }
   });
-  for (size_t worker = 1; worker < tables.size(); ++worker) {
-    for (int i = 0; i < kCells; ++i) {
-      tables[0][i].pair.both += tables[worker][i].pair.both;
-      tables[0][i].units += tables[worker][i].units;
-    }
-  }
-  return tables[0];
 }
 
-// The values inside the cells that have a slot: [slots][kValues].
-std::vector<Pair> count_values(const float* confidence, const uint8_t* correct, int64_t n,
-                               const std::vector<uint8_t>& slot, int slots, int threads) {
-  const int64_t chunks = (n + kChunk - 1) / kChunk;
-  std::vector<std::vector<Pair>> tables(std::max(threads, 1), std::vector<Pair>(static_cast<size_t>(slots) * kValues));
-  parallel_for(chunks, threads, [&](int64_t chunk, int worker) {
-    Pair* values = tables[worker].data();
-    for (int64_t i = chunk * kChunk; i < std::min(n, (chunk + 1) * kChunk); ++i) {
-      const uint32_t bits = bits_of(confidence[i]);
-      const int one_more = slot[bits >> 16];
-      if (one_more) values[(one_more - 1) * kValues + (bits & 0xffff)].add(correct[i] != 0);
-    }
-  });
-  for (size_t worker = 1; worker < tables.size(); ++worker) {
-    for (size_t i = 0; i < tables[0].size(); ++i) tables[0][i].both += tables[worker][i].both;
-  }
-  return tables[0];
+int64_t first_outside(const float* confidence, int64_t n) {
+  int64_t i = 0;
+  while (i < n && bits_of(confidence[i]) <= kOne) ++i;
+  return i < n ? i : -1;
 }
 
-void add_split_runs(const float* confidence, const uint8_t* correct, std::vector<SplitRun>& runs, RankBins& bins) {
-  for (int64_t i = 0; i < bins.n; ++i) {
-    const uint32_t bits = bits_of(confidence[i]);
-    for (SplitRun& run : runs) {
-      if (run.bits != bits) continue;
-      while (run.rank >= run.border) run.border = bins.border(++run.bin);
-      ++run.rank;
-      bins.table[bins.n_bins + run.bin] += correct[i] != 0;
-    }
-  }
-}
+// Number + 1 of the cells that reach over a border, 0 for the others.
+struct Cuts {
+  std::vector<uint8_t> slot;
+  int count = 0;
 
-int64_t first_outside(const float* confidence, int64_t n, int threads) {
-  const int64_t chunks = (n + kChunk - 1) / kChunk;
-  std::vector<int64_t> bad(std::max(threads, 1), n);
-  parallel_for(chunks, threads, [&](int64_t chunk, int worker) {
-    const int64_t begin = chunk * kChunk, end = std::min(n, begin + kChunk);
-    uint32_t largest = 0;
-    for (int64_t i = begin; i < end; ++i) largest = std::max(largest, bits_of(confidence[i]));
-    for (int64_t i = begin; largest > 0x3f800000 && i < end; ++i) {
-      if (bits_of(confidence[i]) > 0x3f800000) {
-        bad[worker] = std::min(bad[worker], i);
-        break;
+  explicit Cuts(size_t cells) : slot(cells) {}
+
+  void look(size_t cell, int64_t rank, int64_t samples, const RankBins& bins) {
+    if (samples && bins.cut(rank, rank + samples)) slot[cell] = static_cast<uint8_t>(++count);
+  }
+};
+
+// The samples of the cut cells in the order of their rows: bits << 1 | correct. Every chunk has its own stretch.
+struct Kept {
+  std::unique_ptr<uint32_t[]> keys;  // [n], not initialized
+  std::vector<int64_t> count;        // per chunk
+
+  Kept(const float* confidence, const uint8_t* correct, int64_t n, const Cuts& cuts, int threads)
+      : keys(new uint32_t[n]), count((n + kChunk - 1) / kChunk) {
+    parallel_for(static_cast<int64_t>(count.size()), threads, [&](int64_t chunk, int) {
+      uint32_t* to = begin(chunk);
+      for (int64_t i = chunk * kChunk; i < std::min(n, (chunk + 1) * kChunk); ++i) {
+        const uint32_t bits = bits_of(confidence[i]);
+        *to = bits << 1 | (correct[i] != 0);
+        to += cuts.slot[bits >> 16] != 0;  // no branch: it would be guessed wrong too often
       }
-    }
-  });
-  const int64_t first = *std::min_element(bad.begin(), bad.end());
-  return first < n ? first : -1;
+      count[chunk] = to - begin(chunk);
+    });
+  }
+
+  uint32_t* begin(int64_t chunk) const { return keys.get() + chunk * kChunk; }
+
+  template <class Body>
+  void each(int64_t chunk, Body&& body) const {
+    const uint32_t* key = begin(chunk);
+    for (const uint32_t* end = key + count[chunk]; key < end; ++key) body(*key >> 1, (*key & 1) != 0);
+  }
+};
+
+size_t part_of(uint32_t bits, const Cuts& cells) {
+  return static_cast<size_t>(cells.slot[bits >> 16] - 1) * kParts + (bits >> 6 & (kParts - 1));
 }
 
-// Slot + 1 of every cell that reaches over a border, 0 for the others; the number of slots.
-int slots_of(const std::vector<Cell>& cells, const RankBins& bins, std::vector<uint8_t>& slot) {
-  int slots = 0;
-  int64_t rank = 0;
-  for (int i = 0; i < kCells; ++i) {
-    const int64_t end = rank + cells[i].pair.count();
-    if (end > rank && bins.cut(rank, end)) {
-      if (slots == kLooked) return kLooked + 1;
-      slot[i] = static_cast<uint8_t>(++slots);
-    }
-    rank = end;
+std::vector<Cell> count_parts(const Kept& kept, int64_t n, const Cuts& cells, int threads) {
+  return tallied<Cell>(n, static_cast<size_t>(cells.count) * kParts, threads, [&](int64_t chunk, Cell* parts) {
+    kept.each(chunk, [&](uint32_t bits, bool correct) {
+      Cell& part = parts[part_of(bits, cells)];
+      part.pair.add(correct);
+      part.units += units_of_bits(bits);
+    });
+  });
+}
+
+std::vector<Pair> count_values(const Kept& kept, int64_t n, const Cuts& cells, const Cuts& parts, int threads) {
+  return tallied<Pair>(n, static_cast<size_t>(parts.count) * kValues, threads, [&](int64_t chunk, Pair* values) {
+    kept.each(chunk, [&](uint32_t bits, bool correct) {
+      const int slot = parts.slot[part_of(bits, cells)];
+      if (slot) values[(slot - 1) * kValues + (bits & (kValues - 1))].add(correct);
+    });
+  });
+}
+
+void add_split_runs(const Kept& kept, std::vector<SplitRun>& runs, RankBins& bins) {
+  for (size_t chunk = 0; !runs.empty() && chunk < kept.count.size(); ++chunk) {
+    kept.each(static_cast<int64_t>(chunk), [&](uint32_t bits, bool correct) {
+      for (SplitRun& run : runs) {
+        if (run.bits != bits) continue;
+        while (run.rank >= run.border) run.border = bins.border(++run.bin);
+        ++run.rank;
+        bins.table[bins.n_bins + run.bin] += correct;
+      }
+    });
   }
-  return slots;
+}
+
+// Everything of one cell that reaches over a border, from its first rank on.
+struct Inside {
+  RankBins& bins;
+  const Cuts& cells;
+  const Cuts& parts;
+  const std::vector<Cell>& part;
+  const std::vector<Pair>& value;
+  std::vector<SplitRun> split;
+
+  void add(uint32_t cell, int64_t rank) {
+    const size_t first = static_cast<size_t>(cells.slot[cell] - 1) * kParts;
+    for (uint32_t i = 0; i < kParts; ++i) {
+      const Cell& whole = part[first + i];
+      if (parts.slot[first + i]) {
+        add_values(cell << 16 | i << 6, rank, value.data() + (parts.slot[first + i] - 1) * kValues);
+      } else {
+        bins.add(rank, whole);
+      }
+      rank += whole.pair.count();
+    }
+  }
+
+  void add_values(uint32_t bits, int64_t rank, const Pair* runs) {
+    for (int i = 0; i < kValues; ++i) {
+      if (!runs[i].count()) continue;
+      if (!add_run(bins, rank, runs[i], bits | i)) {
+        split.push_back({bits | i, rank, bins.of(rank), bins.border(bins.of(rank))});
+      }
+      rank += runs[i].count();
+    }
+  }
+};
+
+void add_cells(const float* confidence, const uint8_t* correct, const std::vector<Cell>& cell, RankBins& bins,
+               int threads) {
+  Cuts cells(kCells);
+  int64_t rank = 0;
+  for (int i = 0; i < kCells; rank += cell[i++].pair.count()) cells.look(i, rank, cell[i].pair.count(), bins);
+  const Kept kept(confidence, correct, bins.n, cells, threads);
+  const std::vector<Cell> part = count_parts(kept, bins.n, cells, threads);
+  Cuts parts(part.size());
+  rank = 0;
+  for (int i = 0; i < kCells; rank += cell[i++].pair.count()) {
+    if (!cells.slot[i]) continue;
+    int64_t inner = rank;
+    for (size_t j = (cells.slot[i] - 1) * kParts; j < static_cast<size_t>(cells.slot[i]) * kParts; ++j) {
+      parts.look(j, inner, part[j].pair.count(), bins);
+      inner += part[j].pair.count();
+    }
+  }
+  const std::vector<Pair> value = count_values(kept, bins.n, cells, parts, threads);
+  Inside inside{bins, cells, parts, part, value, {}};
+  rank = 0;
+  for (int i = 0; i < kCells; rank += cell[i++].pair.count()) {
+    if (cells.slot[i]) {
+      inside.add(i, rank);
+    } else {
+      bins.add(rank, cell[i]);
+    }
+  }
+  add_split_runs(kept, inside.split, bins);
 }
 
 }  // namespace
@@ -194,40 +294,15 @@ int slots_of(const std::vector<Cell>& cells, const RankBins& bins, std::vector<u
 int64_t equal_mass_statistics(const float* confidence, const uint8_t* correct, int64_t n, int n_bins, bool together,
                               int64_t* table, int threads) {
   std::fill(table, table + 3 * static_cast<int64_t>(n_bins), 0);
-  const int64_t bad = first_outside(confidence, n, threads);
-  if (bad >= 0) return bad;
   RankBins bins{n, n_bins, together, table};
-  if (n <= kSorted) {
-    add_sorted(confidence, correct, bins);
-    return -1;
+  if (n <= kSorted || n_bins > kMostBins) {
+    const int64_t bad = first_outside(confidence, n);
+    if (bad < 0) add_sorted(confidence, correct, bins);
+    return bad;
   }
   const std::vector<Cell> cells = count_cells(confidence, correct, n, threads);
-  std::vector<uint8_t> slot(kCells);
-  const int slots = slots_of(cells, bins, slot);
-  if (slots > kLooked) {
-    add_sorted(confidence, correct, bins);
-    return -1;
-  }
-  const std::vector<Pair> values = count_values(confidence, correct, n, slot, slots, threads);
-  std::vector<SplitRun> split;
-  int64_t rank = 0;
-  for (int i = 0; i < kCells; ++i) {
-    if (!slot[i]) {
-      if (cells[i].pair.count()) {
-        bins.add(bins.of(rank), cells[i].pair.count(), cells[i].pair.correct(), cells[i].units);
-      }
-      rank += cells[i].pair.count();
-      continue;
-    }
-    for (int low = 0; low < kValues; ++low) {
-      const Pair run = values[static_cast<size_t>(slot[i] - 1) * kValues + low];
-      if (!run.count()) continue;
-      const uint32_t bits = static_cast<uint32_t>(i) << 16 | low;
-      if (!add_run(bins, rank, run, bits)) split.push_back({bits, rank, bins.of(rank), bins.border(bins.of(rank))});
-      rank += run.count();
-    }
-  }
-  if (!split.empty()) add_split_runs(confidence, correct, split, bins);
+  if (cells[kCells].pair.count()) return first_outside(confidence, n);
+  add_cells(confidence, correct, cells, bins, threads);
   return -1;
 }
 

@@ -11,11 +11,13 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
+from torch import Tensor
 
 from vlcal import ops
 from vlcal._files import append_line, sha256_of
 from vlcal.calibrators import calibrator as calibrator_named
 from vlcal.clip import CLIP
+from vlcal.data.cache import cached_features, feature_key, file_list_hash
 from vlcal.data.items import Dataset, Split, loader
 from vlcal.data.transforms import evaluation, training
 from vlcal.evaluation import Evaluation, evaluate
@@ -188,7 +190,7 @@ def _tuned(task: Task, clip: CLIP, method: Method, home: Path, report: Progress)
         return load_tuner(home, clip)
     tuner = method.make(clip, task)
     if any(parameter.requires_grad for parameter in tuner.parameters()):
-        batches = _batches(task, clip, method, report)
+        batches = _batches(task, clip, method, home.parent.parent, report)
         epochs = method.recipe.epochs
 
         def step(epoch: int, step: int, losses: dict[str, float]) -> None:
@@ -204,7 +206,7 @@ def _tuned(task: Task, clip: CLIP, method: Method, home: Path, report: Progress)
     return tuner
 
 
-def _batches(task: Task, clip: CLIP, method: Method, report: Progress) -> Any:
+def _batches(task: Task, clip: CLIP, method: Method, folder: Path, report: Progress) -> Any:
     transform = training(clip.preprocess, **method.augmentation)
     generator = torch.Generator().manual_seed(task.seed)
     dataset, size = task.tuning, method.recipe.batch_size
@@ -218,11 +220,38 @@ def _batches(task: Task, clip: CLIP, method: Method, report: Progress) -> Any:
             generator=generator,
             drop_last=True,
         )
-    images = loader(dataset.train, dataset, transform, batch_size=256, generator=generator)
-    report("encode", 0, method.views)
-    features, labels = encode_views(clip, images, method.views)
-    report("encode", method.views, method.views)
+    labels = torch.tensor([item.label for item in dataset.train])
+    features = _views(task, clip, method, folder, report)
     return FeatureBatches(features, labels, size, drop_last=True)
+
+
+def _views(task: Task, clip: CLIP, method: Method, folder: Path, report: Progress) -> Tensor:
+    """Unit features [views, N, D] of augmented train images, cached view by view."""
+    dataset, transform = task.tuning, training(clip.preprocess, **method.augmentation)
+    n = len(dataset.train)
+
+    def encode(rows: slice) -> Tensor:
+        view = rows.start // n
+        generator = torch.Generator().manual_seed(1000 * task.seed + view)
+        images = loader(dataset.train, dataset, transform, batch_size=256, generator=generator)
+        return encode_views(clip, images)[0][0]
+
+    key = {
+        **feature_key(clip.fingerprint(), {}, files=file_list_hash(dataset.train, dataset)),
+        "augmentation": dict(method.augmentation),
+        "seed": task.seed,
+        "views": method.views,
+    }
+    features = cached_features(
+        folder / "features",
+        key,
+        method.views * n,
+        clip.embed_dim,
+        encode,
+        shard_rows=n,
+        progress=lambda done, total: report("encode", done // n, total // n),
+    )
+    return features.view(method.views, n, clip.embed_dim)
 
 
 def _predicted(

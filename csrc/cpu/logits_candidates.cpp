@@ -50,9 +50,10 @@ void Candidates::see(const float* dots, int64_t first, int64_t rows, const float
 }
 
 // A class is worth keeping if it may be as large as the k-th largest: of those seen, or, while there are too few, of
-// the largest of 64 groups of rows.
+// the largest of a few groups of rows.
 void Candidates::thresholds(const float* dots, int64_t rows, const float* largest) {
-  const int64_t lanes = classes_.kernels.lanes, groups = std::min(rows, kGroups);
+  const int64_t lanes = classes_.kernels.lanes;
+  const int64_t groups = std::min(rows, std::clamp<int64_t>(4 * k_, 16, kGroups));
   bool grouped = false;
   std::fill(threshold_.begin(), threshold_.end(), kInfinity);
   for (int64_t l = 0; l < count_; ++l) {

@@ -11,18 +11,16 @@ namespace {
 // longer sums round more: beyond this depth a product is computed in several parts
 constexpr int64_t kDepth = 320;
 
-std::vector<float> mean_row(Features rows, int threads) {
-  constexpr int64_t kBlock = 64;
+// The mean of up to 2048 rows, evenly spaced: centring by any row is exact, by about the mean it helps.
+std::vector<float> mean_row(Features rows) {
+  const int64_t step = (rows.count + 2047) / 2048;
+  std::vector<double> total(rows.dim, 0.0);
+  for (int64_t i = 0; i < rows.count; i += step) {
+    for (int64_t k = 0; k < rows.dim; ++k) total[k] += rows.row(i)[k];
+  }
+  const double seen = static_cast<double>((rows.count + step - 1) / step);
   std::vector<float> mean(rows.dim);
-  parallel_for((rows.dim + kBlock - 1) / kBlock, threads, [&](int64_t block, int) {
-    const int64_t begin = block * kBlock, width = std::min(kBlock, rows.dim - begin);
-    double total[kBlock] = {};
-    for (int64_t i = 0; i < rows.count; ++i) {
-      const float* row = rows.row(i) + begin;
-      for (int64_t k = 0; k < width; ++k) total[k] += row[k];
-    }
-    for (int64_t k = 0; k < width; ++k) mean[begin + k] = static_cast<float>(total[k] / rows.count);
-  });
+  for (int64_t k = 0; k < rows.dim; ++k) mean[k] = static_cast<float>(total[k] / seen);
   return mean;
 }
 
@@ -60,7 +58,7 @@ PackedClasses::PackedClasses(const LogitsKernels& kernels, Features classes, int
     : kernels(kernels),
       classes(classes),
       padded((classes.count + kernels.tile - 1) / kernels.tile * kernels.tile),
-      mean(mean_row(classes, threads)),
+      mean(mean_row(classes)),
       tiles_(aligned_floats(padded * classes.dim)) {
   const int64_t tiles = padded / kernels.tile;
   std::vector<double> largest_of(tiles, 0.0);

@@ -19,8 +19,8 @@ struct Features {
 // images or threads there are.
 constexpr int64_t kChunk = 504;
 
-// The classes less their mean, in tiles. A softmax does not see the mean (it adds one constant to a row), and without
-// it dot products are smaller and round less.
+// The classes less (about) their mean, in tiles. A softmax does not see the mean (it adds one constant to a row), and
+// without it dot products are smaller and round less.
 class PackedClasses {
  public:
   PackedClasses(const LogitsKernels& kernels, Features classes, int threads);

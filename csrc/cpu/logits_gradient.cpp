@@ -9,7 +9,7 @@
 namespace vlcal {
 namespace {
 
-constexpr int64_t kImages = 512;            // summed over at once for the gradient of the classes
+constexpr int64_t kImages = 256;            // summed up in registers for the gradient of the classes
 constexpr int64_t kBufferBytes = 64 << 20;  // of logits, unless a single panel needs more
 
 struct Call {
@@ -94,8 +94,11 @@ class Gradients {
       : classes_(classes), call_(call), threads_(threads), workers_(std::max(threads, 1)) {
     const LogitsKernels& kernels = classes.kernels;
     const int64_t panel_bytes = classes.padded * kernels.lanes * static_cast<int64_t>(sizeof(float));
-    panels_ = std::clamp<int64_t>(kBufferBytes / panel_bytes, 1, kImages / kernels.lanes);
-    panels_ = std::min(panels_, (call.images.count + kernels.lanes - 1) / kernels.lanes);
+    const int64_t most = std::max<int64_t>(kBufferBytes / panel_bytes, 1);
+    summed_ = std::min(most, kImages / kernels.lanes);
+    // a few panels for every thread, in whole sums, so that results do not depend on the threads
+    const int64_t sums = std::clamp<int64_t>((2 * threads + summed_ - 1) / summed_, 1, most / summed_);
+    panels_ = std::min(summed_ * sums, (call.images.count + kernels.lanes - 1) / kernels.lanes);
     each_ = panels_per_task(panels_, threads);
     dots_ = aligned_floats(panels_ * classes.padded * kernels.lanes);
     if (call.class_gradient) {
@@ -231,22 +234,26 @@ class Gradients {
   void by_classes(int64_t panels) {
     const LogitsKernels& kernels = classes_.kernels;
     const int64_t lanes = kernels.lanes, tile = kernels.tile, dim = call_.images.dim;
+    const int64_t apart = classes_.padded * lanes;
     parallel_for(classes_.padded / tile, threads_, [&](int64_t t, int) {
       alignas(64) float edge[kMostLanes * kMostLanes];
       const int64_t first = t * tile, rows = std::min(tile, classes_.classes.count - first);
       for (int64_t s = 0; s < strips_; ++s) {
-        const float* a = dots_.get() + first * lanes;
-        const float* b = images_.get() + s * panels_ * lanes * lanes;
         float* out = call_.class_gradient + first * dim + s * lanes;
         const int64_t width = std::min(lanes, dim - s * lanes);
-        if (rows == tile && width == lanes) {
-          kernels.outer(panels, classes_.padded * lanes, a, b, out, dim);
-          continue;
-        }
-        std::fill(edge, edge + tile * lanes, 0.0f);
-        kernels.outer(panels, classes_.padded * lanes, a, b, edge, lanes);
-        for (int64_t r = 0; r < rows; ++r) {
-          for (int64_t j = 0; j < width; ++j) out[r * dim + j] += edge[r * lanes + j];
+        for (int64_t p = 0; p < panels; p += summed_) {
+          const float* a = dots_.get() + p * apart + first * lanes;
+          const float* b = images_.get() + (s * panels_ + p) * lanes * lanes;
+          const int64_t here = std::min(summed_, panels - p);
+          if (rows == tile && width == lanes) {
+            kernels.outer(here, apart, a, b, out, dim);
+            continue;
+          }
+          std::fill(edge, edge + tile * lanes, 0.0f);
+          kernels.outer(here, apart, a, b, edge, lanes);
+          for (int64_t r = 0; r < rows; ++r) {
+            for (int64_t j = 0; j < width; ++j) out[r * dim + j] += edge[r * lanes + j];
+          }
         }
       }
     });
@@ -255,7 +262,7 @@ class Gradients {
   const PackedClasses& classes_;
   const Call& call_;
   const int threads_;
-  int64_t panels_, each_, strips_ = 0;
+  int64_t summed_, panels_, each_, strips_ = 0;
   AlignedFloats dots_, columns_, images_;
   std::vector<Worker> workers_;
 };

@@ -112,11 +112,11 @@ def test_every_instruction_set(level):
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
 def test_same_bits_from_run_to_run_and_for_every_thread_count(reduction):
-    args = leaves(1100, 600, 24)
+    args = leaves(1100, 600, 40)
     before = torch.get_num_threads()
     results = []
     try:
-        for threads in (1, 2, 3, 1):
+        for threads in (1, 2, 9, 1):
             torch.set_num_threads(threads)
             loss = cosine_cross_entropy(*args, reduction=reduction)
             results.append([loss.detach(), *gradients(loss, args, torch.ones_like(loss))])

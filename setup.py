@@ -7,6 +7,7 @@ loudly).
 import os
 import platform
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from setuptools import Extension, setup
@@ -41,7 +42,8 @@ class BuildNative(build_ext):
 
     def build_extension(self, ext: Extension) -> None:
         try:
-            objects = [self.compile_one(source, ext) for source in ext.sources]
+            with ThreadPoolExecutor(os.cpu_count()) as pool:
+                objects = list(pool.map(lambda source: self.compile_one(source, ext), ext.sources))
             Path(self.get_ext_fullpath(ext.name)).parent.mkdir(parents=True, exist_ok=True)
             self.compiler.link_shared_object(
                 objects,

@@ -1,7 +1,5 @@
 """Calibration errors from confidences and from logits, against what people use for them."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -82,7 +80,7 @@ def bench_equal_mass(bench, workload, ties):
     def ours():
         return ops.equal_mass_statistics(confidence, correct, ties=ties).ece()
 
-    named = replace(workload, name=f"{workload.name}, ties {ties}")
+    named = workload.named(f"{workload.name}, ties {ties}")
     bench.compare(
         "equal_mass_statistics",
         named,

@@ -34,6 +34,7 @@ class Provider(NamedTuple):
         isa: limit of the native kernels, see `limit_isa`.
         missing: why it cannot run here.
         full: run with --full only.
+        share: part of the work it does; its time is divided by that.
     """
 
     name: str
@@ -43,6 +44,7 @@ class Provider(NamedTuple):
     isa: str = "native"
     missing: str | None = None
     full: bool = False
+    share: float = 1.0
 
 
 class Timing(NamedTuple):
@@ -118,7 +120,7 @@ def interleaved(providers: Sequence[Provider], seconds: float, rounds: int) -> l
         while len(taken[0]) < rounds or time.perf_counter() - start < seconds:
             for provider, repeat, times in zip(providers, repeats, taken, strict=True):
                 with settings(provider.threads, provider.isa):
-                    times.append(_time(provider.run, repeat, clock))
+                    times.append(_time(provider.run, repeat, clock) / provider.share)
     finally:
         gc.enable()
     return [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
 from torch import Tensor
@@ -32,6 +32,10 @@ class Workload:
 
     def __str__(self) -> str:
         return self.name
+
+    def named(self, name: str) -> Workload:
+        """The same sizes under another name."""
+        return replace(self, name=name)
 
     def features(self, seed: int = 0) -> tuple[Tensor, Tensor]:
         """Image features [n, dim] and class or vocabulary features [classes, dim]."""
@@ -103,6 +107,10 @@ FUSED = [
     Workload("imagenet-val", "50,000 x 1,000 x 512", 50_000, 1000, full=True),
     Workload("10k images, 10k classes", "an open vocabulary", 10_000, 10_000, full=True),
     Workload("1k images, 100k classes", "all of WordNet's nouns", 1000, 100_000, full=True),
+]
+DISTANCE_AWARE = [
+    Workload("1k new, 1k base classes", "halves of ImageNet twice over", 1000, 1000),
+    Workload("10k new, 10k base classes", "halves of ImageNet-21k", 10_000, 10_000, full=True),
 ]
 TRAINING = [
     Workload("4096 x 1000", "feature-space training on ImageNet classes", 4096, 1000),

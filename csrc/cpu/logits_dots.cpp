@@ -59,7 +59,9 @@ PackedClasses::PackedClasses(const LogitsKernels& kernels, Features classes, int
       classes(classes),
       padded((classes.count + kernels.tile - 1) / kernels.tile * kernels.tile),
       mean(mean_row(classes)),
-      tiles_(aligned_floats(padded * classes.dim)) {
+      // with room to read a tile beyond the last dimension
+      tiles_(aligned_floats(padded * classes.dim + kernels.tile * kernels.tile)) {
+  std::fill_n(tiles_.get() + padded * classes.dim, kernels.tile * kernels.tile, 0.0f);
   const int64_t tiles = padded / kernels.tile;
   std::vector<double> largest_of(tiles, 0.0);
   std::vector<char> finite(tiles, true);
@@ -89,6 +91,21 @@ void PackedClasses::dots(const float* panel, int panels, int64_t first, int64_t 
       for (int64_t k = 0; k < dim; k += depth) {
         kernels.product(std::min(depth, dim - k), tile + k * kernels.tile, panel + (p * dim + k) * lanes,
                         dots + p * apart + r * lanes, lanes, k > 0);
+      }
+    }
+  }
+}
+
+void PackedClasses::weighted_sums(const float* weights, int64_t weights_apart, int panels, float* out,
+                                  int64_t out_apart) const {
+  const int64_t dim = classes.dim, lanes = kernels.lanes, tile = kernels.tile;
+  for (int64_t first = 0; first < padded; first += kChunk) {
+    const int64_t tiles = std::min(kChunk, padded - first) / tile;
+    for (int64_t d = 0; d < dim; d += tile) {
+      for (int p = 0; p < panels; ++p) {
+        kernels.sum_rows(tiles, dim * tile, tiles_.get() + first * dim + d * tile,
+                         weights + p * weights_apart + first * lanes, out + p * out_apart + d * lanes, lanes,
+                         first > 0);
       }
     }
   }

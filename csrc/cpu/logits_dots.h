@@ -29,6 +29,10 @@ class PackedClasses {
   // are dim * lanes apart; the results of a panel are `apart` floats from those of the last.
   void dots(const float* panel, int panels, int64_t first, int64_t rows, float* dots, int64_t apart) const;
 
+  // [panels][dim][lanes] = the transposed product of the tiles and `weights` [classes][lanes] (padded classes: zeros),
+  // panels `weights_apart` and `out_apart` apart; out has room for a tile more.
+  void weighted_sums(const float* weights, int64_t weights_apart, int panels, float* out, int64_t out_apart) const;
+
   // Bound on |float32 dot product - (row - mean) . image| for an image of this norm.
   double error(double norm) const;
 

@@ -106,7 +106,6 @@ class Gradients {
       images_ = aligned_floats(strips_ * panels_ * kernels.lanes * kernels.lanes);
       std::fill(call.class_gradient, call.class_gradient + classes.classes.count * call.images.dim, 0.0f);
     }
-    if (call.image_gradient) pack_columns();
   }
 
   // Returns the first image that is not finite or may overflow, or -1.
@@ -137,23 +136,6 @@ class Gradients {
     std::vector<double> norms;
     std::vector<std::unique_ptr<Panel>> states;
   };
-
-  // The centred classes by dimension: for each tile of dimensions [classes][tile]. Centring changes nothing, since the
-  // gradients by the logits of an image add up to zero.
-  void pack_columns() {
-    const int64_t tile = classes_.kernels.tile, dim = call_.images.dim, count = classes_.classes.count;
-    const int64_t tiles = (dim + tile - 1) / tile;
-    columns_ = aligned_floats(tiles * tile * count);
-    parallel_for(tiles, threads_, [&](int64_t t, int) {
-      float* out = columns_.get() + t * tile * count;
-      const int64_t width = std::min(tile, dim - t * tile);
-      for (int64_t c = 0; c < count; ++c, out += tile) {
-        const float* row = classes_.classes.row(c) + t * tile;
-        for (int64_t j = 0; j < width; ++j) out[j] = row[j] - classes_.mean[t * tile + j];
-        for (int64_t j = width; j < tile; ++j) out[j] = 0.0f;
-      }
-    });
-  }
 
   void by_images(int64_t block, int64_t begin, int64_t end, Worker& mine, double* moments, int64_t* bad) {
     const LogitsKernels& kernels = classes_.kernels;
@@ -193,20 +175,12 @@ class Gradients {
     for (int64_t p = 0; p < each_; ++p) mine.states.push_back(std::make_unique<Panel>(classes_, call_));
   }
 
-  // image_gradient of panels `panel` and following = gradient by dots x centred classes
+  // image_gradient of panels `panel` and following = gradient by dots x centred classes; centring changes nothing,
+  // since the gradients by the logits of an image add up to zero
   void by_dimensions(int64_t panel, int panels, const float* dots, Worker& mine) {
     const LogitsKernels& kernels = classes_.kernels;
-    const int64_t lanes = kernels.lanes, tile = kernels.tile, dim = call_.images.dim, count = classes_.classes.count;
-    const int64_t size = (dim + tile) * lanes;
-    for (int64_t first = 0; first < count; first += kChunk) {
-      for (int64_t d = 0; d < dim; d += tile) {
-        const float* columns = columns_.get() + d * count + first * tile;
-        for (int p = 0; p < panels; ++p) {
-          kernels.product(std::min(kChunk, count - first), columns, dots + (p * classes_.padded + first) * lanes,
-                          mine.out.get() + p * size + d * lanes, lanes, first > 0);
-        }
-      }
-    }
+    const int64_t lanes = kernels.lanes, dim = call_.images.dim, size = (dim + kernels.tile) * lanes;
+    classes_.weighted_sums(dots, classes_.padded * lanes, panels, mine.out.get(), size);
     for (int p = 0; p < panels; ++p) {
       const int64_t first = (panel + p) * lanes, valid = std::min(lanes, call_.images.count - first);
       float* rows[kMostLanes];
@@ -246,11 +220,11 @@ class Gradients {
           const float* b = images_.get() + (s * panels_ + p) * lanes * lanes;
           const int64_t here = std::min(summed_, panels - p);
           if (rows == tile && width == lanes) {
-            kernels.outer(here, apart, a, b, out, dim);
+            kernels.sum_images(here, apart, a, b, out, dim);
             continue;
           }
           std::fill(edge, edge + tile * lanes, 0.0f);
-          kernels.outer(here, apart, a, b, edge, lanes);
+          kernels.sum_images(here, apart, a, b, edge, lanes);
           for (int64_t r = 0; r < rows; ++r) {
             for (int64_t j = 0; j < width; ++j) out[r * dim + j] += edge[r * lanes + j];
           }
@@ -263,7 +237,7 @@ class Gradients {
   const Call& call_;
   const int threads_;
   int64_t summed_, panels_, each_, strips_ = 0;
-  AlignedFloats dots_, columns_, images_;
+  AlignedFloats dots_, images_;
   std::vector<Worker> workers_;
 };
 

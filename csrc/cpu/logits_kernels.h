@@ -29,9 +29,14 @@ struct LogitsKernels {
   // a: [depth][tile], b: [depth][lanes].
   void (*product)(int64_t depth, const float* a, const float* b, float* out, int64_t stride, bool add);
 
-  // out[i][j] += sum over panels p and their lanes l of a[p * panel_size + i * lanes + l] b[p * lanes + l][j]:
-  // the images are summed over. b: [panels * lanes][lanes].
-  void (*outer)(int64_t panels, int64_t panel_size, const float* a, const float* b, float* out, int64_t stride);
+  // The same with the rows of `a` summed over: out[i][lane] = sum over tiles t and their rows r of
+  // a[t * tile_size + i * tile + r] b[t * tile + r][lane]; b: [tiles * tile][lanes].
+  void (*sum_rows)(int64_t tiles, int64_t tile_size, const float* a, const float* b, float* out, int64_t stride,
+                   bool add);
+
+  // The same with the images summed over, and always added: out[i][j] += sum over panels p and their lanes l of
+  // a[p * panel_size + i * lanes + l] b[p * lanes + l][j]; b: [panels * lanes][lanes].
+  void (*sum_images)(int64_t panels, int64_t panel_size, const float* a, const float* b, float* out, int64_t stride);
 
   // The largest and smallest entry of each lane over rows 0..n-1, n >= 1.
   void (*extremes)(const float* dots, int64_t n, float* largest, float* smallest);

@@ -12,15 +12,19 @@ struct Leaf {
   using Reg = typename V::Reg;
   static constexpr int kLanes = V::kWidth * kVectors;
 
-  template <bool kAdd>
-  static inline void store_tile(Reg (&acc)[kTile][kVectors], float* out, int64_t stride) {
+  static inline __attribute__((always_inline)) void store(Reg (&acc)[kTile][kVectors], float* out, int64_t stride,
+                                                          bool add) {
+    if (add) {
+#pragma GCC unroll 16
+      for (int i = 0; i < kTile; ++i) {
+#pragma GCC unroll 4
+        for (int v = 0; v < kVectors; ++v) acc[i][v] = V::add(V::load(out + i * stride + v * V::kWidth), acc[i][v]);
+      }
+    }
 #pragma GCC unroll 16
     for (int i = 0; i < kTile; ++i) {
 #pragma GCC unroll 4
-      for (int v = 0; v < kVectors; ++v) {
-        float* at = out + i * stride + v * V::kWidth;
-        V::store(at, kAdd ? V::add(V::load(at), acc[i][v]) : acc[i][v]);
-      }
+      for (int v = 0; v < kVectors; ++v) V::store(out + i * stride + v * V::kWidth, acc[i][v]);
     }
   }
 
@@ -114,20 +118,31 @@ struct Leaf {
     Reg acc[kTile][kVectors];
     clear(acc);
     for (int64_t k = 0; k < depth; ++k) rank_one<1>(acc, a + k * kTile, b + k * kLanes);
-    if (add) {
-      store_tile<true>(acc, out, stride);
-    } else {
-      store_tile<false>(acc, out, stride);
+    store(acc, out, stride, add);
+  }
+
+  // `kDepth` columns from each of `parts` parts of a and b; a(i, column) = a[i * kDepth + column]
+  template <int kDepth>
+  static inline void sum_parts(Reg (&acc)[kTile][kVectors], int64_t parts, int64_t part_size, const float* a,
+                               const float* b) {
+    clear(acc);
+    for (int64_t p = 0; p < parts; ++p, a += part_size) {
+      for (int l = 0; l < kDepth; ++l, b += kLanes) rank_one<kDepth>(acc, a + l, b);
     }
   }
 
-  static void outer(int64_t panels, int64_t panel_size, const float* a, const float* b, float* out, int64_t stride) {
+  static void sum_rows(int64_t tiles, int64_t tile_size, const float* a, const float* b, float* out, int64_t stride,
+                       bool add) {
     Reg acc[kTile][kVectors];
-    clear(acc);
-    for (int64_t p = 0; p < panels; ++p) {
-      for (int l = 0; l < kLanes; ++l) rank_one<kLanes>(acc, a + p * panel_size + l, b + (p * kLanes + l) * kLanes);
-    }
-    store_tile<true>(acc, out, stride);
+    sum_parts<kTile>(acc, tiles, tile_size, a, b);
+    store(acc, out, stride, add);
+  }
+
+  static void sum_images(int64_t panels, int64_t panel_size, const float* a, const float* b, float* out,
+                         int64_t stride) {
+    Reg acc[kTile][kVectors];
+    sum_parts<kLanes>(acc, panels, panel_size, a, b);
+    store(acc, out, stride, true);
   }
 
   static void extremes(const float* dots, int64_t n, float* largest, float* smallest) {
@@ -220,6 +235,7 @@ struct Leaf {
   }
 
   static constexpr vlcal::LogitsKernels kernels() {
-    return {kLanes, kTile, pack_panel, pack_tile, unpack_panel, product, outer, extremes, hits, sums, gradient, difference};
+    return {kLanes, kTile, pack_panel, pack_tile, unpack_panel, product, sum_rows, sum_images,
+            extremes, hits, sums, gradient, difference};
   }
 };

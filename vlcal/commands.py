@@ -39,7 +39,7 @@ def demo(
     progress: Progress,
     *,
     out: str = "vlcal-demo",
-    seeds: str = "1",
+    seeds: str = "1,2,3",
     shots: int = 16,
     epochs: int = METHOD.recipe.epochs,
 ) -> Answer:

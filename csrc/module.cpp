@@ -64,9 +64,11 @@ void dots(Address query, Address keys, int64_t rows, int64_t dim, Address out, i
 }
 
 template <class Real>
-std::unique_ptr<vlcal::SearchIndex<Real>> build_index(Address keys, int64_t rows, int64_t dim, bool dot, int threads) {
+std::unique_ptr<vlcal::SearchIndex<Real>> build_index(Address keys, int64_t rows, int64_t dim, bool dot,
+                                                      Address directions, int64_t count) {
   const auto metric = dot ? vlcal::Metric::kDot : vlcal::Metric::kDistance;
-  return std::make_unique<vlcal::SearchIndex<Real>>(at<const Real>(keys), rows, dim, metric, threads);
+  return std::make_unique<vlcal::SearchIndex<Real>>(at<const Real>(keys), rows, dim, metric,
+                                                    at<const float>(directions), count);
 }
 
 template <class Real>
@@ -80,6 +82,7 @@ void bind_index(py::module_& m, const char* name) {
   using nogil = py::call_guard<py::gil_scoped_release>;
   py::class_<vlcal::SearchIndex<Real>>(m, name)
       .def(py::init(&build_index<Real>), nogil())
+      .def("pack", &vlcal::SearchIndex<Real>::pack, nogil())
       .def("search", &search<Real>, nogil());
 }
 

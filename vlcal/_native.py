@@ -157,13 +157,21 @@ def real_rows(matrix: Tensor) -> Tensor:
 class SearchIndex:
     """Keys [M, D] float32 or float64, prepared for many exact searches; see csrc/cpu/search.h."""
 
-    def __init__(self, keys: Tensor, dot: bool = False) -> None:
+    def __init__(self, keys: Tensor, dot: bool = False, directions: Tensor | None = None) -> None:
         build = {
             torch.float32: library().SearchIndexFloat32,
             torch.float64: library().SearchIndexFloat64,
         }[keys.dtype]
         self.keys = keys
-        self.handle = build(keys.data_ptr(), *keys.shape, dot, torch.get_num_threads())
+        if directions is None:
+            directions = torch.empty(0, keys.shape[1])
+        self.handle = build(
+            keys.data_ptr(), *keys.shape, dot, directions.data_ptr(), len(directions)
+        )
+
+    def pack(self) -> None:
+        """Prepare now what the first large search would."""
+        self.handle.pack(torch.get_num_threads())
 
     def search(self, queries: Tensor, k: int, exclude_self: bool) -> tuple[Tensor, Tensor]:
         """Squared distances (or negated dots) float64 and indices int64, [Q, k], smallest first."""

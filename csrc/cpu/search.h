@@ -1,6 +1,7 @@
-// Exact nearest neighbours: the K smallest float64 costs (search_exact.h) of every query, ties by the lowest index.
+// Exact nearest neighbors: the K smallest float64 costs (search_exact.h) of every query, ties by the lowest index.
 #pragma once
 #include <cstdint>
+#include <memory>
 
 namespace vlcal {
 
@@ -10,15 +11,22 @@ enum class Metric { kDistance, kDot };
 template <class Real>
 class SearchIndex {
  public:
-  SearchIndex(const Real* keys, int64_t rows, int64_t dim, Metric metric, int threads);
+  // directions: [count][dim] nearly orthonormal rows that hold most of the keys' variance, or count = 0; they decide
+  // the speed alone.
+  SearchIndex(const Real* keys, int64_t rows, int64_t dim, Metric metric, const float* directions, int64_t count);
+  ~SearchIndex();
+
+  // Packs the keys now; otherwise the first search that pays for it does.
+  void pack(int threads) const;
 
   // queries: [n, dim]. cost, index: [n, k], nearest first. exclude_self: row i never finds key i.
-  void search(const double* queries, int64_t n, int k, bool exclude_self, double* cost, int64_t* index, int threads) const;
+  void search(const double* queries, int64_t n, int k, bool exclude_self, double* cost, int64_t* index,
+              int threads) const;
+
+  struct Packed;
 
  private:
-  const Real* keys_;
-  int64_t rows_, dim_;
-  Metric metric_;
+  std::unique_ptr<Packed> packed_;
 };
 
 // out[i] = keys row i . query, in float64.

@@ -159,6 +159,7 @@ class SearchIndex:
         self.keys = _native.real_rows(keys.detach())
         self._version = self.keys._version
         self._index = _native.SearchIndex(self.keys)
+        self._index.pack()
 
     def __len__(self) -> int:
         return len(self.keys)

@@ -210,6 +210,7 @@ def _draw_shares(ax: Any, bins: BinStatistics) -> None:
         shift = -0.012 if side == "right" else 0.012
         text = ax.text(x + shift, y, name, transform=ax.get_xaxis_transform(), ha=side)
         text.set(va="top", fontsize=7, color=INK, zorder=5)
+        text.set_bbox({"facecolor": PAPER, "edgecolor": "none", "alpha": 0.8, "pad": 0.6})
 
 
 def _few_ticks() -> Any:

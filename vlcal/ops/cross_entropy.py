@@ -67,9 +67,15 @@ def cosine_cross_entropy(
     if reduction == "none":
         return _cross_entropy(image_features, text_features, labels, scale, backend or "")
     record = torch.is_grad_enabled()
-    wanted = [record and value.requires_grad for value in (image_features, text_features, scale)]
     total = _cross_entropy_sum(
-        image_features, text_features, labels, scale, *wanted, backend or ""
+        image_features,
+        text_features,
+        labels,
+        scale,
+        record and image_features.requires_grad,
+        record and text_features.requires_grad,
+        record and scale.requires_grad,
+        backend or "",
     )[0]
     return total if reduction == "sum" else total / len(image_features)
 
@@ -186,10 +192,11 @@ def _save_inputs(ctx: Any, inputs: tuple, output: Tensor) -> None:
 
 def _backward_rows(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     image, text, labels, scale = ctx.saved_tensors
-    wanted = [ctx.needs_input_grad[i] for i in (0, 1, 3)]
-    parts = _backward(grad, image, text, labels, scale, *wanted, ctx.backend)
+    by_image, by_text, _, by_scale, _ = ctx.needs_input_grad
+    parts = _backward(grad, image, text, labels, scale, by_image, by_text, by_scale, ctx.backend)
     image_grad, text_grad, scale_grad = (
-        part if want else None for part, want in zip(parts, wanted, strict=True)
+        part if want else None
+        for part, want in zip(parts, (by_image, by_text, by_scale), strict=True)
     )
     return image_grad, text_grad, None, scale_grad, None
 

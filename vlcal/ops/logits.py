@@ -246,7 +246,8 @@ def _native_softmax(
         _native.real_rows(image),
         _native.real_rows(text),
         float(scale),
-        *(None if f is None else f.double().contiguous() for f in (row_scale, predicted_scale)),
+        None if row_scale is None else row_scale.double().contiguous(),
+        None if predicted_scale is None else predicted_scale.double().contiguous(),
         None if labels is None else labels.contiguous(),
         k,
     )
@@ -261,12 +262,14 @@ def _native_statistics(
     other_image: Tensor | None,
     other_text: Tensor | None,
 ) -> tuple[Tensor, ...]:
-    matrices = (image, text), (other_image, other_text)
-    image, text, *others = (
-        None if value is None else _native.real_rows(value) for pair in matrices for value in pair
+    out, bad = _native.logit_statistics(
+        _native.real_rows(image),
+        _native.real_rows(text),
+        float(scale),
+        None if other_image is None else _native.real_rows(other_image),
+        None if other_text is None else _native.real_rows(other_text),
     )
-    out, bad = _native.logit_statistics(image, text, float(scale), *others)
-    refuse_rows("logit_statistics", bad, *matrices)
+    refuse_rows("logit_statistics", bad, (image, text), (other_image, other_text))
     return out
 
 

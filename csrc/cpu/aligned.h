@@ -1,6 +1,7 @@
-// Uninitialized memory that starts on a cache line.
+// Uninitialized memory that starts on a cache line, or on a large page where it is long enough to fill one.
 #pragma once
 #include <cstdint>
+#include <cstdlib>
 #include <memory>
 #include <new>
 
@@ -10,23 +11,19 @@
 
 namespace vlcal {
 
-// Asks for large pages where that saves thousands of page faults; the system may say no.
+constexpr uint64_t kLargePage = uint64_t{2} << 20;
+
+// Asks for large pages, which save thousands of page faults; the system may say no. `memory` starts on a page.
 inline void prefer_large_pages(void* memory, uint64_t bytes) {
 #if defined(__linux__) && defined(MADV_HUGEPAGE)
-  constexpr uintptr_t kPage = 4096;
-  if (bytes < (uint64_t{4} << 20)) return;
-  const uintptr_t begin = (reinterpret_cast<uintptr_t>(memory) + kPage - 1) / kPage * kPage;
-  madvise(reinterpret_cast<void*>(begin), reinterpret_cast<uintptr_t>(memory) + bytes - begin, MADV_HUGEPAGE);
+  madvise(memory, bytes, MADV_HUGEPAGE);
 #else
   (void)memory, (void)bytes;
 #endif
 }
 
 struct FreeAligned {
-  template <class T>
-  void operator()(T* memory) const {
-    ::operator delete[](memory, std::align_val_t{64});
-  }
+  void operator()(void* memory) const { std::free(memory); }
 };
 template <class T>
 using Aligned = std::unique_ptr<T[], FreeAligned>;
@@ -34,9 +31,13 @@ using AlignedFloats = Aligned<float>;
 
 template <class T>
 Aligned<T> aligned(int64_t count) {
-  Aligned<T> memory(new (std::align_val_t{64}) T[count > 0 ? count : 1]);
-  prefer_large_pages(memory.get(), static_cast<uint64_t>(count) * sizeof(T));
-  return memory;
+  const uint64_t bytes = static_cast<uint64_t>(count > 0 ? count : 1) * sizeof(T);
+  const bool large = bytes >= kLargePage / 2;
+  const uint64_t alignment = large ? kLargePage : 64, size = (bytes + alignment - 1) / alignment * alignment;
+  void* memory = std::aligned_alloc(alignment, size);
+  if (!memory) throw std::bad_alloc();
+  if (large) prefer_large_pages(memory, size);
+  return Aligned<T>(static_cast<T*>(memory));
 }
 
 inline AlignedFloats aligned_floats(int64_t count) { return aligned<float>(count); }

@@ -104,6 +104,7 @@ class Panel {
 int64_t calibrated_softmax(Features images, Features classes, double scale, const double* row_scale,
                            const double* predicted_scale, const int64_t* labels, int64_t k, SoftmaxOutputs out,
                            int threads) {
+  threads = useful_threads(threads, images.count, classes.count, images.dim);
   const PackedClasses packed(logits_kernels(), classes, threads);
   if (!packed.finite) return 0;
   const Call call{images, scale, row_scale, predicted_scale, labels, k, out};

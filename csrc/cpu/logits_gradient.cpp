@@ -53,7 +53,7 @@ class Panel {
 
   void finish(const float*) {
     for (int64_t l = 0; l < count_; ++l) {
-      call_.losses[first_ + l] = static_cast<float>(-sums_.log_prob(l, label_dot_[l]));
+      call_.losses[first_ + l] = static_cast<float>(0.0 - sums_.log_prob(l, label_dot_[l]));
     }
   }
 
@@ -246,6 +246,7 @@ class Gradients {
 int64_t cross_entropy(Features images, Features classes, const int64_t* labels, double scale, const double* weights,
                       float* losses, float* image_gradient, float* class_gradient, double* scale_gradient,
                       int threads) {
+  threads = useful_threads(threads, images.count, classes.count, images.dim);
   const PackedClasses packed(logits_kernels(), classes, threads);
   if (!packed.finite) return 0;
   const Call call{images, labels, scale, weights, losses, image_gradient, class_gradient};

@@ -109,6 +109,7 @@ int64_t first_bad(Features images, double scale, double largest) {
 int64_t logit_statistics(Features images, Features classes, double scale, Features other_images,
                          Features other_classes, float* largest, int64_t* argmax, float* smallest, float* difference,
                          int threads) {
+  threads = useful_threads(threads, images.count, classes.count, images.dim);
   const LogitsKernels& kernels = logits_kernels();
   const PackedClasses packed(kernels, classes, threads);
   if (!packed.finite) return 0;

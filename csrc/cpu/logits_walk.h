@@ -13,6 +13,13 @@ namespace vlcal {
 // A tile of classes is read from memory once per block, so more panels need less bandwidth; four fit the second cache.
 constexpr int64_t kPanels = 4;
 
+// Threads worth starting for so many multiplications: each should have work for about 0.1 ms.
+inline int useful_threads(int threads, int64_t images, int64_t classes, int64_t dim) {
+  constexpr double kEach = 4e6;
+  const double work = static_cast<double>(images) * classes * dim;
+  return static_cast<int>(std::clamp<double>(work / kEach, 1, std::max(threads, 1)));
+}
+
 inline bool may_overflow(double factor, double norm, double largest) {
   return !(std::max(1.0, factor) * norm * largest < 1e37);
 }

@@ -94,7 +94,8 @@ def calibrated_softmax(
 
     Returns:
         CalibratedSoftmax. Each row is the same bits for every batch split and thread count. Memory
-        is O(N k) beside one packed copy of the classes and, per thread, a block of rows.
+        is O(N k) beside one packed copy of the classes and, per thread, the logits of at most 128
+        rows: by 504 classes, by all of them with `predicted_scale`, which is known last.
 
     Raises:
         ValueError: shapes, dtypes or ranges break the contract, features or factors are not finite,

@@ -109,18 +109,21 @@ class Bench:
         if (op, first.isa, first.threads) not in self.checked:
             raise AssertionError(f"{op}: not checked; a kernel is timed after its gate only")
         ready = [provider for provider in providers if self._can_run(provider)]
-        timings = measure.interleaved(ready, self.seconds, rounds=9 if self.full else 5)
-        for provider, timing in zip(ready, timings, strict=True):
+        errors = [self._first_run(provider, error) for provider in ready]
+        timings = measure.interleaved(ready, self.seconds, rounds=5)
+        for provider, timing, wrong in zip(ready, timings, errors, strict=True):
             row = self._row(op, workload, first, provider, timing)
-            row["clock"] = measure.clock_of(ready)
+            row["clock"], row["error"] = measure.clock_of(ready), wrong
             if memory:
                 peak = measure.peak_mib(provider)
                 row["peak_mib"] = "" if peak is None else f"{peak:.1f}"
-            if error is not None:
-                with measure.settings(provider.threads, provider.isa):
-                    row["error"] = f"{error(provider.run()):.2g}"
             self.taken.append(row)
         return timings
+
+    def _first_run(self, provider: Provider, error: Callable[[Any], float] | None) -> str:
+        with measure.settings(provider.threads, provider.isa):
+            result = provider.run()
+        return "" if error is None else f"{error(result):.2g}"
 
     def _can_run(self, provider: Provider) -> bool:
         if provider.full and not self.full:
@@ -166,7 +169,7 @@ def _three(value: float) -> str:
 @pytest.fixture
 def bench(pytestconfig: pytest.Config) -> Bench:
     full = pytestconfig.getoption("--full")
-    seconds = pytestconfig.getoption("--seconds") or (10.0 if full else 1.5)
+    seconds = pytestconfig.getoption("--seconds") or (6.0 if full else 1.5)
     given = [str(argument) for argument in pytestconfig.invocation_params.args]
     command = " ".join(["pytest", *given]).replace(f"{pytestconfig.rootpath}/", "")
     return Bench(pytestconfig.stash[ROWS], full, seconds, command)

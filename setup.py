@@ -70,6 +70,8 @@ class BuildNative(build_ext):
 
 
 def extensions() -> list[Extension]:
+    if wanted("VLCAL_CUDA") == "1":
+        sys.exit("setup.py: VLCAL_CUDA=1 asks for CUDA kernels, this version has none")
     if wanted("VLCAL_NATIVE") == "0":
         return []
     import pybind11

@@ -2,6 +2,7 @@
 
 import json
 import re
+import warnings
 
 import numpy as np
 import pytest
@@ -184,3 +185,40 @@ def test_every_flag_is_described(command, capsys):
     assert not re.search(r"--[a-z]+_", out)
     for name in list(command.__annotations__)[1:-1]:
         assert name.replace("_", "-") in out or name in out
+
+
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    """A run folder of one short demo."""
+    from tests.test_demo import SHORT
+    from vlcal.demo import demo
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        made = demo(tmp_path_factory.mktemp("tuned"), seeds=[1], shots=2, method=SHORT)
+    return made.results[0].folder
+
+
+def test_predict_takes_new_classes_by_name(tuned, tmp_path, capsys):
+    names, out = tmp_path / "names.txt", tmp_path / "p.safetensors"
+    names.write_text("sun\nbell\n\nanchor\n")
+    code, text, err = run(capsys, "predict", tuned, "--classes", names, "--out", out, "--json")
+    assert (code, err) == (0, "")
+    stored = Predictions.load(out)
+    assert stored.class_names == ("sun", "bell", "anchor")
+    assert set(stored.labels.tolist()) == {0, 1, 2}
+    assert json.loads(text)["metrics"]["accuracy"] > 0.8
+    names.write_text("no such class\n")
+    code, _, err = run(capsys, "predict", tuned, "--classes", names, "--out", out)
+    assert code == 3
+    assert "no test image of icons is of the 1 classes" in err
+
+
+def test_calibrate_takes_what_predict_writes(tuned, tmp_path, capsys):
+    files = "--val", tuned / "val.safetensors", "--test", tuned / "new.safetensors"
+    words = "--method", "dac", "--set", "k=3", "--out", tmp_path / "o", "--json"
+    code, text, _ = run(capsys, "calibrate", *files, *words)
+    before, after = json.loads(text)["rows"]
+    assert code == 0
+    assert after["metrics"]["accuracy"] == before["metrics"]["accuracy"]
+    assert after["metrics"]["ece"] != before["metrics"]["ece"]

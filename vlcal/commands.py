@@ -139,6 +139,7 @@ def predict(
         root: the folder that holds the datasets.
         list: train, val or test.
         classes: text file with one name per line, in label order; the dataset's own by default.
+            Images of other classes are left out.
         model: the CLIP that was tuned.
         pretrained: its open_clip tag.
         checkpoint: its local file of weights.
@@ -149,7 +150,16 @@ def predict(
     if list not in ("train", "val", "test"):
         raise ValueError(f"predict: list must be train, val or test, got {list!r}")
     names = dataset.classes if classes is None else _names(classes, dataset.classes.template)
-    items = getattr(dataset, list)
+    label = {name: position for position, name in enumerate(names.names)}
+    items = [
+        item._replace(label=label[item.class_name])
+        for item in getattr(dataset, list)
+        if item.class_name in label
+    ]
+    if not items:
+        raise ValueError(
+            f"predict: no {list} image of {dataset.name} is of the {len(label)} classes"
+        )
     tuner.set_classes(names)
     progress("predict", 0, len(items))
     images = loader(items, dataset, evaluation_transform(clip.preprocess), batch_size=100)

@@ -143,7 +143,8 @@ def open_dataset(name: str, root: str | Path | None = None) -> Dataset:
         return icons()
     if root is None:
         raise ValueError(
-            f"dataset: {name} needs the data folder that contains {entry.folder!r}, got None"
+            f"dataset: {name} needs the data folder that contains {entry.folder!r}; "
+            "give it as root (on the command line --root)"
         )
     folder = Path(root) / entry.folder
     images = folder / entry.images

@@ -11,8 +11,8 @@ constexpr int64_t kWordSamples = 1023;
 
 // private copies of the table, so that samples of one bin do not wait for each other's store
 constexpr int kCopies = 8;
-constexpr int64_t kStage = 128;                                        // samples a wide kernel takes at a time
-constexpr int64_t kBlock = kWordSamples * kCopies / kStage * kStage;  // 8064 samples: 1008 in a copy
+constexpr int64_t kStage = 512;                                       // samples a wide kernel takes at a time
+constexpr int64_t kBlock = kWordSamples * kCopies / kStage * kStage;  // 7680 samples: 960 in a copy
 constexpr int kWideBins = 32;                                         // bins the wide kernels can hold
 
 // Bins whose number a multiplication guesses right or one too low, for every value: bin = guess + (value >= next[guess])

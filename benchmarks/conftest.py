@@ -5,6 +5,7 @@ No benchmark asserts a time. What is asserted is that the kernel is right before
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -170,8 +171,9 @@ def _three(value: float) -> str:
 def bench(pytestconfig: pytest.Config) -> Bench:
     full = pytestconfig.getoption("--full")
     seconds = pytestconfig.getoption("--seconds") or (6.0 if full else 1.5)
-    given = [str(argument) for argument in pytestconfig.invocation_params.args]
-    command = " ".join(["pytest", *given]).replace(f"{pytestconfig.rootpath}/", "")
+    given = " ".join(str(argument) for argument in pytestconfig.invocation_params.args)
+    command = re.sub(r" --results[ =]\S+", "", f"pytest {given}")
+    command = command.replace(f"{pytestconfig.rootpath}/", "")
     return Bench(pytestconfig.stash[ROWS], full, seconds, command)
 
 

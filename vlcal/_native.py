@@ -128,8 +128,9 @@ def classwise_statistics(probs: Tensor, labels: Tensor, thresholds: Tensor) -> t
 def softmax_statistics(
     logits: Tensor, labels: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, int]:
-    """Of logits [N, C] float32: predicted, confidence, entropy, log-likelihood (empty without
-    labels), sum of squares [N], and the first row without a softmax or -1.
+    """Of logits [N, C] float32: the fields of SoftmaxStatistics, and the first bad row or -1.
+
+    The log-likelihood is empty without labels; a bad row has no softmax.
     """
     predicted = torch.empty(len(logits), dtype=torch.int64)
     confidence, entropy, squares = (torch.empty(len(logits)) for _ in range(3))
@@ -163,11 +164,8 @@ class SearchIndex:
             torch.float64: library().SearchIndexFloat64,
         }[keys.dtype]
         self.keys = keys
-        if directions is None:
-            directions = torch.empty(0, keys.shape[1])
-        self.handle = build(
-            keys.data_ptr(), *keys.shape, dot, directions.data_ptr(), len(directions)
-        )
+        given = torch.empty(0, keys.shape[1]) if directions is None else directions
+        self.handle = build(keys.data_ptr(), *keys.shape, dot, given.data_ptr(), len(given))
 
     def pack(self) -> None:
         """Prepare now what the first large search would."""

@@ -256,7 +256,9 @@ def evaluate(
     """
     given = {"logits": logits, "probs": probs, "confidence": confidence, "correct": correct}
     given |= {"proximity": proximity}
-    arrays = {name: read_array(spec) for name, spec in given.items() if spec is not None}
+    arrays: dict[str, Any] = {
+        name: read_array(spec) for name, spec in given.items() if spec is not None
+    }
     if image_features or text_features or logit_scale:
         arrays["predictions"] = read_features_of(image_features, text_features, logit_scale, labels)
     elif predictions:

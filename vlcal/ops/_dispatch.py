@@ -7,6 +7,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
+import torch
+
 BACKENDS = ("triton", "cuda", "native", "reference")
 
 # a module-level dictionary because torch.compile does not trace context variables
@@ -46,6 +48,14 @@ def dispatch(op: str, backends: Sequence[Backend], args: tuple, backend: str | N
         known = [candidate.name for candidate in backends]
         raise ValueError(f"{op}: backend must be one of {known}, got {wanted!r}")
     raise NotImplementedError(f"{op}: no backend can run this call\n" + "\n".join(refusals))
+
+
+def custom_op(name: str) -> Callable[[Callable[..., Any]], Any]:
+    """`torch.library.custom_op` for functions that change no input.
+
+    Typed as Any, because torch's annotations lose `register_fake` and `register_autograd`.
+    """
+    return torch.library.custom_op(name, mutates_args=())
 
 
 @contextmanager

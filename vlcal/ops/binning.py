@@ -11,7 +11,7 @@ from torch import Tensor
 
 from vlcal import _native
 from vlcal.ops import reference
-from vlcal.ops._dispatch import Backend, dispatch
+from vlcal.ops._dispatch import Backend, custom_op, dispatch
 from vlcal.ops.reference import CONFIDENCE_UNIT
 
 
@@ -278,7 +278,7 @@ BACKENDS = (
 )
 
 
-@torch.library.custom_op("vlcal::bin_statistics", mutates_args=())
+@custom_op("vlcal::bin_statistics")
 def _bin_statistics(
     confidence: Tensor, correct: Tensor, edges: Tensor, right: bool, backend: str
 ) -> Tensor:
@@ -297,7 +297,7 @@ GROUP_BACKENDS = (
 )
 
 
-@torch.library.custom_op("vlcal::group_statistics", mutates_args=())
+@custom_op("vlcal::group_statistics")
 def _group_statistics(
     group: Tensor, confidence: Tensor, correct: Tensor, n_groups: int, backend: str
 ) -> Tensor:

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from vlcal import _native
 from vlcal.ops import reference
-from vlcal.ops._dispatch import Backend, dispatch
+from vlcal.ops._dispatch import Backend, custom_op, dispatch
 from vlcal.ops.binning import BinStatistics, check_closed, equal_edges, first_bad, thresholds
 from vlcal.types import check_labels
 
@@ -137,7 +137,7 @@ BACKENDS = (
 )
 
 
-@torch.library.custom_op("vlcal::classwise_statistics", mutates_args=())
+@custom_op("vlcal::classwise_statistics")
 def _classwise_statistics(
     probs: Tensor, labels: Tensor, edges: Tensor, right: bool, backend: str
 ) -> Tensor:

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vlcal import _native
 from vlcal.ops import reference
-from vlcal.ops._dispatch import Backend, dispatch
+from vlcal.ops._dispatch import Backend, custom_op, dispatch
 from vlcal.ops._inputs import (
     blocks,
     check_features,
@@ -147,7 +147,7 @@ def _run(image, text, labels, scale, grad, wanted, backend):
     return out[0], *(part.to(like.dtype) for part, like in zip(out[1:], likes, strict=True))
 
 
-@torch.library.custom_op("vlcal::cosine_cross_entropy", mutates_args=())
+@custom_op("vlcal::cosine_cross_entropy")
 def _cross_entropy(
     image: Tensor, text: Tensor, labels: Tensor, scale: Tensor, backend: str
 ) -> Tensor:
@@ -159,7 +159,7 @@ def _(image, text, labels, scale, backend):
     return image.new_empty(image.shape[0], dtype=wide(image, text))
 
 
-@torch.library.custom_op("vlcal::cosine_cross_entropy_backward", mutates_args=())
+@custom_op("vlcal::cosine_cross_entropy_backward")
 def _backward(
     grad: Tensor,
     image: Tensor,
@@ -204,7 +204,7 @@ def _backward_rows(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
 _cross_entropy.register_autograd(_backward_rows, setup_context=_save_inputs)
 
 
-@torch.library.custom_op("vlcal::cosine_cross_entropy_sum", mutates_args=())
+@custom_op("vlcal::cosine_cross_entropy_sum")
 def _cross_entropy_sum(
     image: Tensor,
     text: Tensor,
@@ -226,7 +226,7 @@ def _(image, text, labels, scale, image_wanted, text_wanted, scale_wanted, backe
     return total, *_fake_gradients(image, text, scale, image_wanted, text_wanted, scale_wanted)
 
 
-@torch.library.custom_op("vlcal::scaled_gradient", mutates_args=())
+@custom_op("vlcal::scaled_gradient")
 def _scaled_gradient(grad: Tensor, gradient: Tensor) -> Tensor:
     # an operation of its own without a derivative, so that a second derivative is refused
     return (gradient.to(grad.dtype) * grad).to(gradient.dtype)

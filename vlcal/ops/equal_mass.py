@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vlcal import _native
 from vlcal.ops import reference
-from vlcal.ops._dispatch import Backend, dispatch
+from vlcal.ops._dispatch import Backend, custom_op, dispatch
 from vlcal.ops.binning import BinStatistics, check_bins, check_pairs, first_bad, refuse_row
 
 WHO = "equal_mass_statistics"
@@ -92,7 +92,7 @@ BACKENDS = (
 )
 
 
-@torch.library.custom_op("vlcal::equal_mass_statistics", mutates_args=())
+@custom_op("vlcal::equal_mass_statistics")
 def _equal_mass_statistics(
     confidence: Tensor, correct: Tensor, n_bins: int, together: bool, backend: str
 ) -> Tensor:

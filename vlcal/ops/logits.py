@@ -13,7 +13,7 @@ from torch import Tensor
 
 from vlcal import _native
 from vlcal.ops import reference
-from vlcal.ops._dispatch import Backend, dispatch
+from vlcal.ops._dispatch import Backend, custom_op, dispatch
 from vlcal.ops._inputs import (
     blocks,
     check_factors,
@@ -179,7 +179,8 @@ def logit_statistics(
         None if other is None else other[1].detach(),
         backend or "",
     )
-    return LogitStatistics(*out[:3], None if other is None else out[3])
+    top, index, low, difference = out
+    return LogitStatistics(top, index, low, None if other is None else difference)
 
 
 def _rows(value: Tensor | None, rows: slice) -> Tensor | None:
@@ -284,7 +285,7 @@ STATISTICS_BACKENDS = (
 )
 
 
-@torch.library.custom_op("vlcal::calibrated_softmax", mutates_args=())
+@custom_op("vlcal::calibrated_softmax")
 def _calibrated_softmax(
     image: Tensor,
     text: Tensor,
@@ -318,7 +319,7 @@ def _(image, text, scale, row_scale, predicted_scale, labels, k, backend):
     )
 
 
-@torch.library.custom_op("vlcal::logit_statistics", mutates_args=())
+@custom_op("vlcal::logit_statistics")
 def _logit_statistics(
     image: Tensor,
     text: Tensor,

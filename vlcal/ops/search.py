@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vlcal import _native
 from vlcal.ops import reference
-from vlcal.ops._dispatch import Backend, dispatch
+from vlcal.ops._dispatch import Backend, custom_op, dispatch
 
 
 class Neighbors(NamedTuple):
@@ -269,7 +269,7 @@ RANK_BACKENDS = (
 )
 
 
-@torch.library.custom_op("vlcal::knn", mutates_args=())
+@custom_op("vlcal::knn")
 def _knn(
     queries: Tensor, keys: Tensor, k: int, exclude_self: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
@@ -287,7 +287,7 @@ def _(
     )
 
 
-@torch.library.custom_op("vlcal::rank_vocabulary", mutates_args=())
+@custom_op("vlcal::rank_vocabulary")
 def _rank_vocabulary(
     candidates: Tensor, anchors: Tensor, k: int, largest: bool, backend: str
 ) -> tuple[Tensor, Tensor]:

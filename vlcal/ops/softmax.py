@@ -9,7 +9,7 @@ from torch import Tensor
 
 from vlcal import _native
 from vlcal.ops import reference
-from vlcal.ops._dispatch import Backend, dispatch
+from vlcal.ops._dispatch import Backend, custom_op, dispatch
 from vlcal.types import check_labels
 
 WHO = "softmax_statistics"
@@ -61,8 +61,8 @@ def softmax_statistics(
         )
     if labels is not None:
         labels = check_labels(WHO, labels, len(logits), None).to(logits.device)
-    out = _softmax_statistics(logits.detach(), labels, backend or "")
-    return SoftmaxStatistics(*out[:3], None if labels is None else out[3], out[4])
+    out = SoftmaxStatistics(*_softmax_statistics(logits.detach(), labels, backend or ""))
+    return out._replace(log_likelihood=None) if labels is None else out
 
 
 # values are looked at inside the op, where torch.compile does not look
@@ -115,7 +115,7 @@ BACKENDS = (
 )
 
 
-@torch.library.custom_op("vlcal::softmax_statistics", mutates_args=())
+@custom_op("vlcal::softmax_statistics")
 def _softmax_statistics(
     logits: Tensor, labels: Tensor | None, backend: str
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:

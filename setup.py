@@ -16,6 +16,7 @@ from setuptools.command.build_ext import build_ext
 CPU = Path("csrc/cpu")
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"]
+AVX512 += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # gcc 12 warns about its own headers
 # a file named *_<key>.cpp is compiled with these flags and called only where the CPU has them
 FLAGS = {
     "avx2": ["-mavx2", "-mfma", "-mf16c"],

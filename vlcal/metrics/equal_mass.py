@@ -5,7 +5,7 @@ from __future__ import annotations
 from vlcal.metrics.cells import EQUAL_MASS
 from vlcal.metrics.conventions import Convention
 from vlcal.metrics.needs import refuse_empty
-from vlcal.ops import group_statistics
+from vlcal.ops import equal_mass_statistics, group_statistics
 from vlcal.types import Outcomes
 
 
@@ -19,5 +19,8 @@ def ace(outcomes: Outcomes, convention: Convention) -> float:
     Nguyen and O'Connor, EMNLP 2015; Nixon et al., CVPR Workshops 2019.
     """
     refuse_empty("ace", outcomes)
-    cell = EQUAL_MASS[convention.equal_mass](outcomes.confidence, convention.ace_bins)
-    return group_statistics(cell, outcomes.confidence, outcomes.correct, convention.ace_bins).ece()
+    confidence, correct, n_bins = outcomes.confidence, outcomes.correct, convention.ace_bins
+    if convention.equal_mass == "whole ties":
+        return equal_mass_statistics(confidence, correct, n_bins, ties="together").ece()
+    cell = EQUAL_MASS[convention.equal_mass](confidence, n_bins)
+    return group_statistics(cell, confidence, correct, n_bins).ece()

@@ -5,7 +5,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from vlcal.ops import calibrated_softmax
+from vlcal.ops import (
+    CalibratedSoftmax,
+    SoftmaxStatistics,
+    calibrated_softmax,
+    softmax_statistics,
+)
 from vlcal.types import BLOCK_BYTES, NoSamplesError, Outcomes, Predictions
 
 FLOOR = torch.finfo(torch.float32).tiny  # 1.2e-38
@@ -14,9 +19,10 @@ FLOOR = torch.finfo(torch.float32).tiny  # 1.2e-38
 def outcomes(predictions: Predictions, proximity: Tensor | None = None) -> Outcomes:
     """Confidence, correctness, log-likelihood and Brier score of every sample.
 
-    The prediction is the first argmax. Stored logits go through a float64 softmax in blocks of
-    rows; predictions without stored logits go through `vlcal.ops.calibrated_softmax`, which never
-    makes the N x C matrix. Both give the same numbers up to float32 rounding of the logits.
+    The prediction is the first argmax. Stored logits are read once by
+    `vlcal.ops.softmax_statistics`; predictions without them go through
+    `vlcal.ops.calibrated_softmax`, which never makes the N x C matrix. Both give the same numbers
+    up to float32 rounding.
 
     Args:
         predictions: with labels.
@@ -41,10 +47,7 @@ def outcomes(predictions: Predictions, proximity: Tensor | None = None) -> Outco
     if predictions.logits is None:
         seen = _from_features(predictions, labels)
     else:
-        blocks = predictions.blocks(BLOCK_BYTES // 4)
-        seen = _concatenate(
-            [_from_logits(block, labels[rows].to(block.device)) for rows, block in blocks]
-        )
+        seen = _outcomes(softmax_statistics(predictions.logits, labels), labels)
     return seen._replace(proximity=proximity)
 
 
@@ -62,27 +65,20 @@ def outcomes_of_probs(probs: Tensor, labels: Tensor, proximity: Tensor | None = 
     return _concatenate(blocks)._replace(proximity=proximity)
 
 
-def _from_logits(block: Tensor, labels: Tensor) -> Outcomes:
-    log_probs = block.double().log_softmax(-1)
-    predicted = block.argmax(-1)
-    likelihood = log_probs.gather(-1, labels[:, None])[:, 0]
-    confidence = log_probs.gather(-1, predicted[:, None])[:, 0].exp()
-    brier = log_probs.exp().square().sum(-1) - 2 * likelihood.exp() + 1
-    return _outcomes(confidence, predicted, labels, likelihood, brier)
-
-
 def _from_probs(block: Tensor, labels: Tensor) -> Outcomes:
     confidence, predicted = block.amax(-1), block.argmax(-1)
     chosen = block.gather(-1, labels[:, None])[:, 0]
     brier = block.square().sum(-1) - 2 * chosen + 1
-    return _outcomes(confidence, predicted, labels, chosen.clamp(min=FLOOR).log(), brier)
+    likelihood = chosen.clamp(min=FLOOR).log()
+    correct = predicted == labels
+    return Outcomes(confidence, correct, predicted, labels, likelihood, brier.clamp(min=0))
 
 
 def _from_features(predictions: Predictions, labels: Tensor) -> Outcomes:
     image, text = predictions.image_features, predictions.text_features
     assert image is not None and text is not None and predictions.logit_scale is not None
     labels = labels.to(image.device)
-    soft = calibrated_softmax(
+    seen = calibrated_softmax(
         image,
         text,
         predictions.logit_scale,
@@ -90,20 +86,17 @@ def _from_features(predictions: Predictions, labels: Tensor) -> Outcomes:
         predicted_scale=predictions.predicted_scale,
         labels=labels,
     )
-    assert soft.log_likelihood is not None
-    likelihood = soft.log_likelihood.double()
-    brier = soft.sum_squares.double() - 2 * likelihood.exp() + 1
-    confidence = soft.confidence.clamp(max=1)
-    return _outcomes(confidence, soft.predicted, labels, likelihood, brier)
+    return _outcomes(seen, labels)
 
 
-def _outcomes(
-    confidence: Tensor, predicted: Tensor, labels: Tensor, likelihood: Tensor, brier: Tensor
-) -> Outcomes:
-    # the three terms of the Brier score cancel for a sure and correct sample
-    return Outcomes(
-        confidence, predicted == labels, predicted, labels, likelihood, brier.clamp(min=0)
-    )
+def _outcomes(seen: SoftmaxStatistics | CalibratedSoftmax, labels: Tensor) -> Outcomes:
+    assert seen.log_likelihood is not None
+    likelihood = seen.log_likelihood.double()
+    brier = seen.sum_squares.double() - 2 * likelihood.exp() + 1
+    # rounding may pass 1, and the terms of the Brier score cancel for a sure and correct sample
+    confidence, labels = seen.confidence.clamp(max=1), labels.to(seen.predicted.device)
+    correct = seen.predicted == labels
+    return Outcomes(confidence, correct, seen.predicted, labels, likelihood, brier.clamp(min=0))
 
 
 def _concatenate(blocks: list[Outcomes]) -> Outcomes:

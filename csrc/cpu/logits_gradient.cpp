@@ -57,7 +57,8 @@ class Panel {
     }
   }
 
-  // Turns the dots of all classes into the gradient by the dots; returns this panel's part of the gradient by scale.
+  // Turns the dots of all classes (zeros for padded ones) into the gradient by the dots; returns this panel's part of the
+  // gradient by scale.
   double to_gradient(float* dots) {
     const int64_t lanes = classes_.kernels.lanes, count = classes_.classes.count;
     for (int64_t l = 0; l < lanes; ++l) {
@@ -70,7 +71,6 @@ class Panel {
                                 weight_.data(), part_.data());
       for (int64_t l = 0; l < count_; ++l) moment += part_[l];
     }
-    std::fill(dots + count * lanes, dots + classes_.padded * lanes, 0.0f);
     for (int64_t l = 0; l < count_; ++l) {
       const double whole = call_.weight(first_ + l) * call_.scale;
       dots[call_.labels[first_ + l] * lanes + l] -= static_cast<float>(whole);

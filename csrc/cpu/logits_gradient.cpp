@@ -57,8 +57,8 @@ class Panel {
     }
   }
 
-  // Turns the dots of all classes (zeros for padded ones) into the gradient by the dots; returns this panel's part of the
-  // gradient by scale.
+  // Turns the dots of all classes (zeros for padded ones) into the gradient by the dots; returns this panel's part of
+  // the gradient by scale.
   double to_gradient(float* dots) {
     const int64_t lanes = classes_.kernels.lanes, count = classes_.classes.count;
     for (int64_t l = 0; l < lanes; ++l) {

@@ -1,4 +1,4 @@
-// The leaf kernels for any CPU, four lanes of plain C++ that compilers turn into their smallest vectors; and the choice.
+// The leaf kernels for any CPU: four lanes that compilers turn into their smallest vectors; and the choice of a set.
 #include <cmath>
 #include <cstring>
 

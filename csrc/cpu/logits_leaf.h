@@ -5,8 +5,8 @@
 
 #include "cpu/logits_kernels.h"
 
-// V: Reg, kWidth, transpose (of kWidth registers), load, store, set, add, sub, mul, fma (a b + c), max, min, abs, round,
-// exp2_scale (p 2^n), reached (bits of lanes with a >= b)
+// V: Reg, kWidth, transpose (of kWidth registers), load, store, set, add, sub, mul, fma (a b + c), max, min, abs,
+// round, exp2_scale (p 2^n), reached (bits of lanes with a >= b)
 template <class V, int kTile, int kVectors>
 struct Leaf {
   using Reg = typename V::Reg;

@@ -189,6 +189,7 @@ def pytest_terminal_summary(
     terminalreporter.write_line(rows.versions())
     terminalreporter.write_line(rows.markdown(taken))
     if config.getoption("--update-readme"):
-        for readme in (rows.HERE / "README.md", rows.HERE.parent / "README.md"):
-            if rows.START in readme.read_text():
-                rows.update_readme(readme, everything)
+        rows.update_readme(rows.HERE / "README.md", everything)
+        # the front page shows what has a target, ours alone beside it
+        chosen = [row for row in everything if row["target"] or rows.is_own(row)]
+        rows.update_readme(rows.HERE.parent / "README.md", chosen)

@@ -65,10 +65,11 @@ def test_rounds_are_interleaved():
 
 
 def test_peak_memory_sees_what_torch_allocates():
-    peak = peak_mib(Provider("16 MiB", lambda: torch.ones(4 << 20) * 1.0))
+    peak = peak_mib(Provider("128 MiB", lambda: torch.ones(16 << 20) * 1.0))
     if peak is None:
         pytest.skip("this system does not report a resettable memory peak")
-    assert 30 <= peak <= 36
+    # from 32 MiB on the C library always maps new memory, so nothing freed before is reused
+    assert 120 <= peak <= 136
 
 
 def test_rows_replace_the_same_case_only(tmp_path):

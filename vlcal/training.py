@@ -108,8 +108,12 @@ class _Run:
         self.learned = [p for p in tuner.parameters() if p.requires_grad]
         if not self.learned:
             raise ValueError(f"fit: {tuner.name} learns nothing, so there is nothing to train")
-        options = {"momentum": recipe.momentum, "weight_decay": recipe.weight_decay}
-        self.optimizer = torch.optim.SGD(self.learned, lr=recipe.warmup_lr, **options)
+        self.optimizer = torch.optim.SGD(
+            self.learned,
+            lr=recipe.warmup_lr,
+            momentum=recipe.momentum,
+            weight_decay=recipe.weight_decay,
+        )
         self.good = [p.detach().clone() for p in self.learned]
         self.asked = self.agreed = False
 

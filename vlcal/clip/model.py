@@ -142,7 +142,7 @@ class CLIP(nn.Module):
         for name in sorted(tensors):
             value = tensors[name].detach().cpu().contiguous()
             digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-            digest.update(value.reshape(-1).view(torch.uint8).numpy())
+            digest.update(value.reshape(-1).view(torch.uint8).numpy().data)
         return digest.hexdigest()
 
 

@@ -205,7 +205,7 @@ class _Cache:
         values = self.mapped()
         for number, expected in hashes.items():
             rows = self.shards[int(number)]
-            if hashlib.sha256(memoryview(values[rows].numpy()).cast("B")).hexdigest() != expected:
+            if hashlib.sha256(values[rows].numpy().data.cast("B")).hexdigest() != expected:
                 raise self.refusal(
                     f"rows {rows.start}..{rows.stop} do not have the hash in index.json"
                 )

@@ -124,13 +124,14 @@ def _draw(figure: Any) -> bytes:
 
     file = io.BytesIO()
     wanted = {"svg.hashsalt": "vlcal", "svg.fonttype": "none"}
+    settings: Any = matplotlib.rcParams
     with _settings:
-        before = {key: matplotlib.rcParams[key] for key in wanted}
-        matplotlib.rcParams.update(wanted)
+        before = {key: settings[key] for key in wanted}
+        settings.update(wanted)
         try:
             figure.savefig(file, format="svg", metadata={"Date": None})
         finally:
-            matplotlib.rcParams.update(before)
+            settings.update(before)
     return file.getvalue()
 
 

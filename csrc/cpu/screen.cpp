@@ -13,102 +13,22 @@ namespace {
 
 constexpr double kUnit = 5.9604644775390625e-08;  // 2^-24, half an ulp of a float near 1
 constexpr double kUp = 1.0 + 1e-6;                // covers the float64 and float roundings of a norm
-constexpr double kAtRest = 1e-30;                 // a row this short is stored as zero
 
 float up(double value) {
   const float near = static_cast<float>(value);
   return near < value ? std::nextafter(near, std::numeric_limits<float>::infinity()) : near;
 }
 
-// sum of f(i) over i < n in eight lanes, which compilers turn into vectors
-template <class F>
-double lane_sum(int64_t n, F f) {
-  double lanes[8] = {};
-  int64_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    for (int j = 0; j < 8; ++j) lanes[j] += f(i + j);
-  }
-  for (; i < n; ++i) lanes[0] += f(i);
-  return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
-}
-
-double length(const float* x, int64_t n) {
-  return std::sqrt(lane_sum(n, [x](int64_t i) { return static_cast<double>(x[i]) * x[i]; }));
-}
-
-float largest(const float* x, int64_t n) {
-  float lanes[8] = {};
-  int64_t i = 0;
-  for (; i + 8 <= n; i += 8) {
-    for (int j = 0; j < 8; ++j) lanes[j] = std::fabs(x[i + j]) > lanes[j] ? std::fabs(x[i + j]) : lanes[j];
-  }
-  for (; i < n; ++i) lanes[0] = std::max(lanes[0], std::fabs(x[i]));
-  return *std::max_element(lanes, lanes + 8);
-}
-
-// A row in a format: its length and that of what rounding took away, both rounded up.
-struct Rounded {
-  float scale = 1;
-  double span = 0, error = 0;
-  int32_t sum = 0;  // of the integers
-};
-
-Rounded round_int8(const float* x, int64_t n, int8_t* out) {
-  Rounded row;
-  row.span = length(x, n) * kUp;
-  const float most = largest(x, n);
-  if (!(most > kAtRest)) {
-    std::fill(out, out + n, int8_t{0});
-    row.error = row.span;
-    return row;
-  }
-  row.scale = most / 127.0f;
-  const float inverse = 1.0f / row.scale;
-  int32_t sum = 0;
-  for (int64_t i = 0; i < n; ++i) {
-    // 1.5 * 2^23: the sum has no fraction bits left
-    const float rounded = (x[i] * inverse + 12582912.0f) - 12582912.0f;
-    const int32_t value = static_cast<int32_t>(rounded < -127.0f ? -127.0f : rounded > 127.0f ? 127.0f : rounded);
-    out[i] = static_cast<int8_t>(value);
-    sum += value;
-  }
-  const double scale = row.scale;
-  row.sum = sum;
-  row.error = kUp * std::sqrt(lane_sum(n, [=](int64_t i) {
-                const double left = x[i] - scale * out[i];
-                return left * left;
-              }));
-  return row;
-}
-
-Rounded round_bfloat(const float* x, int64_t n, uint16_t* out) {
-  Rounded row;
-  row.span = length(x, n) * kUp;
-  auto kept = [x](int64_t i) {
-    uint32_t bits;
-    std::memcpy(&bits, x + i, sizeof bits);
-    return (bits + 0x7fff + ((bits >> 16) & 1)) & 0xffff0000u;
-  };
-  for (int64_t i = 0; i < n; ++i) out[i] = static_cast<uint16_t>(kept(i) >> 16);
-  row.error = kUp * std::sqrt(lane_sum(n, [=](int64_t i) {
-                const uint32_t bits = kept(i);
-                float value;
-                std::memcpy(&value, &bits, sizeof value);
-                const double left = static_cast<double>(x[i]) - value;
-                return left * left;
-              }));
-  return row;
-}
+// the same without a library call, not as tight
+float above(double value) { return static_cast<float>(value + 1.3e-7 * std::fabs(value) + 1e-37); }
 
 // words: the row in its format, padded with zeros.
-Rounded round_row(Format format, const float* x, int64_t n, std::vector<uint32_t>& words) {
-  std::fill(words.begin(), words.end(), 0u);
-  if (format == Format::kInt8) return round_int8(x, n, reinterpret_cast<int8_t*>(words.data()));
-  if (format == Format::kBfloat) return round_bfloat(x, n, reinterpret_cast<uint16_t*>(words.data()));
+Rounded round_row(const Rounding& rounding, Format format, const float* x, int64_t n, std::vector<uint32_t>& words) {
+  words.back() = 0;
+  if (format == Format::kInt8) return rounding.to_int8(x, n, reinterpret_cast<int8_t*>(words.data()));
+  if (format == Format::kBfloat) return rounding.to_bfloat(x, n, reinterpret_cast<uint16_t*>(words.data()));
   std::memcpy(words.data(), x, n * sizeof(float));
-  Rounded row;
-  row.span = length(x, n) * kUp;
-  return row;
+  return {1.0f, 0, rounding.length(x, n) * kUp, 0.0};
 }
 
 void scatter(const std::vector<uint32_t>& words, uint32_t flip, int64_t stride, uint32_t* out) {
@@ -136,28 +56,32 @@ struct Placed {
 
 template <class Real>
 double Frame::place(const Real* row, float* x) const {
-  for (int64_t i = 0; i < dim(); ++i) x[i] = static_cast<float>((static_cast<double>(row[i]) - center[i]) * scale);
-  return length(x, dim());
+  if constexpr (sizeof(Real) == sizeof(float)) {
+    return rounding->place_float(row, center.data(), scale, dim(), x);
+  } else {
+    return rounding->place_double(row, center.data(), scale, dim(), x);
+  }
 }
 
 template <class Real>
 float Frame::bias(const Real* row, double norm) const {
   if (metric == Metric::kDistance) return up(-0.5 * norm * norm * (1 - 8 * kUnit)) + kSlack;
   const double* c = center.data();
-  const double product = lane_sum(dim(), [=](int64_t i) { return c[i] * (static_cast<double>(row[i]) - c[i]); });
+  const double product = sum_over(dim(), [=](int64_t i) { return c[i] * (static_cast<double>(row[i]) - c[i]); });
   return up(scale * scale * product + bias_error() * norm) + kSlack;
 }
 
 double Frame::bias_error() const {
   if (metric == Metric::kDistance) return 0.0;
   const double* c = center.data();
-  const double size = std::sqrt(lane_sum(dim(), [c](int64_t i) { return c[i] * c[i]; }));
+  const double size = std::sqrt(sum_over(dim(), [c](int64_t i) { return c[i] * c[i]; }));
   return scale * size * static_cast<double>(dim() + 16) * 5e-16;
 }
 
 template <class Real>
-Frame frame_of(const Real* keys, int64_t rows, int64_t dim, Metric metric) {
+Frame frame_of(const Real* keys, int64_t rows, int64_t dim, Metric metric, const Isa& isa) {
   Frame frame;
+  frame.rounding = &rounding(isa);
   frame.metric = metric;
   frame.center.assign(dim, 0.0);
   const int64_t step = std::max<int64_t>(1, rows / 8192), count = (rows + step - 1) / step;
@@ -176,12 +100,12 @@ Frame frame_of(const Real* keys, int64_t rows, int64_t dim, Metric metric) {
 }
 
 Basis::Basis(const float* directions, int64_t count, int64_t dim, const Isa& isa)
-    : kernel_(tile_kernel(Format::kFloat, isa)), count_(count), dim_(dim) {
+    : kernel_(tile_kernel(Format::kFloat, isa)), rounding_(rounding(isa)), count_(count), dim_(dim) {
   double off = 0;
   for (int64_t i = 0; i < count; ++i) {
     for (int64_t j = 0; j <= i; ++j) {
       const float *a = directions + i * dim, *b = directions + j * dim;
-      const double g = lane_sum(dim, [=](int64_t k) { return static_cast<double>(a[k]) * b[k]; }) - (i == j);
+      const double g = sum_over(dim, [=](int64_t k) { return static_cast<double>(a[k]) * b[k]; }) - (i == j);
       off += (i == j ? 1 : 2) * g * g;
     }
   }
@@ -218,7 +142,7 @@ void Basis::project(const float* x, const double* norms, int64_t n, float* out) 
   }
   for (int64_t r = 0; r < n; ++r) {
     float* row = out + r * dims();
-    const double norm = norms[r] * kUp, inside = std::max(0.0, length(row, count_) - delta_ * norm) / kUp;
+    const double norm = norms[r] * kUp, inside = std::max(0.0, rounding_.length(row, count_) - delta_ * norm) / kUp;
     const double outside = std::sqrt(std::max(0.0, norm * norm - (1 - skew_) * inside * inside));
     std::fill(row + count_, row + dims(), up(outside * kUp / 2));
   }
@@ -227,7 +151,7 @@ void Basis::project(const float* x, const double* norms, int64_t n, float* out) 
 template <class Real>
 Screen::Screen(Format format, const Isa& isa, const Frame& frame, const Basis* basis, const Real* keys, int64_t rows,
                const std::vector<int32_t>& order, int threads)
-    : kernel_(tile_kernel(format, isa)), basis_(basis), dim_(frame.dim()), dims_(basis ? basis->dims() : dim_) {
+    : kernel_(tile_kernel(format, isa)), place_(frame.rounding), basis_(basis), dim_(frame.dim()), dims_(basis ? basis->dims() : dim_) {
   const int per_word = dimensions_per_word(format);
   words_per_row_ = (dims_ + per_word - 1) / per_word;
   panels_ = (rows + kPanel - 1) / kPanel;
@@ -251,7 +175,7 @@ Screen::Screen(Format format, const Isa& isa, const Frame& frame, const Basis* b
     std::vector<uint32_t> words(words_per_row_);
     for (int64_t r = 0; r < n; ++r) {
       longest[p] = std::max(longest[p], placed.norms[r]);
-      const Rounded row = round_row(format, (basis_ ? placed.screened : placed.x).data() + r * dims_, dims_, words);
+      const Rounded row = round_row(*frame.rounding, format, (basis_ ? placed.screened : placed.x).data() + r * dims_, dims_, words);
       scatter(words, 0u, kPanel, out + r);
       const int64_t slot = first + r;
       start_[slot] = -128 * row.sum;
@@ -287,7 +211,7 @@ ScreenRows Screen::pack(const float* x, const double* norms, int64_t n) const {
   const uint32_t flip = kernel_->format == Format::kInt8 ? 0x80808080u : 0u;
   std::vector<uint32_t> words(words_per_row_);
   for (int64_t r = 0; r < n; ++r) {
-    const Rounded row = round_row(kernel_->format, x + r * dims_, dims_, words);
+    const Rounded row = round_row(*place_, kernel_->format, x + r * dims_, dims_, words);
     scatter(words, flip, tile, rows.words.get() + r / tile * words_per_row_ * tile + r % tile);
     rows.scale[r] = row.scale;
     const double norm = std::max(norms[r] * kUp, row.span);
@@ -318,7 +242,7 @@ float Screen::width(const ScreenRows& rows) const {
 template <class Real>
 FineKeys::FineKeys(const Isa& isa, const Frame& frame, const Real* keys, int64_t rows,
                    const std::vector<int32_t>& order, int threads)
-    : dot_(dot_int8(isa)), dim_(frame.dim()), padded_((dim_ + 63) / 64 * 64), bias_error_(frame.bias_error()) {
+    : dot_(dot_int8(isa)), place_(frame.rounding), dim_(frame.dim()), padded_((dim_ + 63) / 64 * 64), bias_error_(frame.bias_error()) {
   const int64_t stride = kHeader + padded_;
   bytes_ = aligned<uint8_t>(rows * stride);
   parallel_for((rows + kPanel - 1) / kPanel, threads, [&](int64_t task, int) {
@@ -328,7 +252,7 @@ FineKeys::FineKeys(const Isa& isa, const Frame& frame, const Real* keys, int64_t
       const double norm = frame.place(key, x.data());
       int8_t* values = reinterpret_cast<int8_t*>(bytes_.get() + slot * stride + kHeader);
       std::fill(values, values + padded_, int8_t{0});
-      const Rounded row = round_int8(x.data(), dim_, values);
+      const Rounded row = frame.rounding->to_int8(x.data(), dim_, values);
       const Header header{row.scale, frame.bias(key, norm), up(row.span), up(row.error), -128 * row.sum};
       std::memcpy(bytes_.get() + slot * stride, &header, sizeof header);
     }
@@ -338,7 +262,7 @@ FineKeys::FineKeys(const Isa& isa, const Frame& frame, const Real* keys, int64_t
 FineKeys::Row FineKeys::pack(const float* x, double norm) const {
   Row out;
   std::vector<int8_t> values(padded_, 0);
-  const Rounded row = round_int8(x, dim_, values.data());
+  const Rounded row = place_->to_int8(x, dim_, values.data());
   out.values.resize(padded_);
   for (int64_t i = 0; i < padded_; ++i) out.values[i] = static_cast<uint8_t>(values[i] + 128);
   out.scale = row.scale;
@@ -355,7 +279,7 @@ Bounds FineKeys::bounds(const Row& row, int32_t slot) const {
   const double value = row.scale * header.scale * sum + header.bias;
   const double certificate = kUp * (row.alpha * header.span + row.beta * header.error) + kSlack;
   const double bias = 16 * kUnit * std::fabs(header.bias) + 2.001 * bias_error_ * header.span + 4.0 * kSlack;
-  return {-up(certificate + bias - value), up(value + certificate)};
+  return {-above(certificate + bias - value), above(value + certificate)};
 }
 
 void FineKeys::prefetch(int32_t slot) const {
@@ -365,7 +289,7 @@ void FineKeys::prefetch(int32_t slot) const {
 
 #define VLCAL_SCREEN(Real)                                                                                        \
   template double Frame::place(const Real*, float*) const;                                                        \
-  template Frame frame_of(const Real*, int64_t, int64_t, Metric);                                                 \
+  template Frame frame_of(const Real*, int64_t, int64_t, Metric, const Isa&);                                                 \
   template Screen::Screen(Format, const Isa&, const Frame&, const Basis*, const Real*, int64_t,                   \
                           const std::vector<int32_t>&, int);                                                      \
   template FineKeys::FineKeys(const Isa&, const Frame&, const Real*, int64_t, const std::vector<int32_t>&, int);

@@ -28,6 +28,7 @@
 
 #include "cpu/aligned.h"
 #include "cpu/gemm_tile.h"
+#include "cpu/rounding.h"
 #include "cpu/search.h"
 
 namespace vlcal {
@@ -35,11 +36,24 @@ namespace vlcal {
 constexpr double kLongest = 1099511627776.0;  // 2^40
 constexpr float kSlack = 1e-20f;
 
+// sum of f(i) over i < n in eight lanes, which compilers turn into vectors
+template <class F>
+double sum_over(int64_t n, F f) {
+  double lanes[8] = {};
+  int64_t i = 0;
+  for (; i + 8 <= n; i += 8) {
+    for (int j = 0; j < 8; ++j) lanes[j] += f(i + j);
+  }
+  for (; i < n; ++i) lanes[0] += f(i);
+  return ((lanes[0] + lanes[4]) + (lanes[1] + lanes[5])) + ((lanes[2] + lanes[6]) + (lanes[3] + lanes[7]));
+}
+
 // Where x and y live. `scale` is a power of two.
 struct Frame {
   std::vector<double> center;
   double scale = 1.0;
   Metric metric = Metric::kDistance;
+  const Rounding* rounding = nullptr;
 
   int64_t dim() const { return static_cast<int64_t>(center.size()); }
 
@@ -57,7 +71,7 @@ struct Frame {
 
 // A center and scale that suit the keys (a sample of them; any would be correct).
 template <class Real>
-Frame frame_of(const Real* keys, int64_t rows, int64_t dim, Metric metric);
+Frame frame_of(const Real* keys, int64_t rows, int64_t dim, Metric metric, const Isa& isa);
 
 // Directions that hold most of the keys' variance, nearly orthonormal, for screens of fewer dimensions.
 class Basis {
@@ -72,6 +86,7 @@ class Basis {
 
  private:
   const TileKernel* kernel_;
+  const Rounding& rounding_;
   int64_t count_, dim_;
   double skew_, delta_;
   Aligned<uint32_t> words_;
@@ -110,6 +125,7 @@ class Screen {
 
  private:
   const TileKernel* kernel_;
+  const Rounding* place_;
   const Basis* basis_;
   int64_t dim_, dims_, words_per_row_, panels_;
   double kappa_, rounding_, bias_error_, longest_ = 0;
@@ -147,6 +163,7 @@ class FineKeys {
   static constexpr int64_t kHeader = 64;
 
   DotInt8 dot_;
+  const Rounding* place_;
   int64_t dim_, padded_;
   double bias_error_;
   Aligned<uint8_t> bytes_;

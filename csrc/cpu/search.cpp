@@ -16,6 +16,7 @@
 
 #include "cpu/parallel.h"
 #include "cpu/screen.h"
+#include "cpu/search_scan.h"
 #include "cpu/search_exact.h"
 
 namespace vlcal {
@@ -25,10 +26,10 @@ using Found = std::pair<double, int64_t>;  // cost, index: smaller is nearer, ti
 
 constexpr int64_t kKeysPerTask = 1 << 14;
 constexpr int64_t kRowPanels = 16;            // of a block: 224 rows of int8 stay in a core's cache
-constexpr int64_t kOpeningBytes = 512 << 10;  // of keys scored before the first threshold
-constexpr int64_t kFewQueries = 6;            // below, evaluating all costs is cheaper than packing the keys
+constexpr int64_t kFinished = 16;         // queries of one last task
+constexpr int64_t kFetched = 8;           // keys fetched ahead of their exact costs
+constexpr int64_t kFewQueries = 16;           // below, evaluating all costs is cheaper than packing the keys
 constexpr float kNone = std::numeric_limits<float>::lowest();
-constexpr float kAll = std::numeric_limits<float>::infinity();
 
 std::vector<double> padded(const double* row, int64_t dim) {
   std::vector<double> out((dim + kLanes - 1) / kLanes * kLanes, 0.0);
@@ -59,23 +60,15 @@ std::vector<int32_t> spread(int64_t rows) {
   return order;
 }
 
-struct Candidate {
-  float lower, upper;
-  int32_t slot;
-};
-
 // What is known about one query.
 struct Query {
   std::vector<double> exact;  // padded for the exact costs
   double norm2 = 0;           // |y|^2, or q.c for dots
   double size2 = 0;           // scale of the float64 rounding of a score
   int64_t self = -1;          // the key that does not count
-  FineKeys::Row fine;
 
-  std::vector<Candidate> list;
-  size_t refined = 0;  // so many of the list have their final bounds
-  std::vector<Found> best;
-  float threshold = kNone;
+  Shortlist shortlist;
+  std::vector<Found> best;  // of the exact costs so far, a heap
 };
 
 }  // namespace
@@ -106,7 +99,7 @@ struct SearchIndex<Real>::Packed {
     std::lock_guard<std::mutex> lock(mutex);
     if (order.empty()) {
       order = spread(rows);
-      frame = frame_of(keys, rows, dim, metric);
+      frame = frame_of(keys, rows, dim, metric, have);
     }
     if (!screens[rung]) {
       const bool based = ladder[rung].basis;
@@ -166,15 +159,19 @@ class Search {
       answer(block, first, task % slices, slices);
       if (slices > 1) {
         waiting[task] = std::move(block);
-        return;
+      } else {
+        finish(block.data(), static_cast<int64_t>(block.size()), first, cost, index);
       }
-      for (size_t i = 0; i < block.size(); ++i) finish(block[i], first + i, cost, index);
     });
     if (slices == 1) return;
-    parallel_for(n_, threads_, [&](int64_t q, int) {
-      Query& query = waiting[q / each * slices][q % each];
-      for (int64_t slice = 1; slice < slices; ++slice) merge(query, waiting[q / each * slices + slice][q % each]);
-      finish(query, q, cost, index);
+    parallel_for((n_ + kFinished - 1) / kFinished, threads_, [&](int64_t task, int) {
+      std::vector<Query> block;
+      const int64_t first = task * kFinished;
+      for (int64_t q = first; q < std::min(n_, first + kFinished); ++q) {
+        block.push_back(std::move(waiting[q / each * slices][q % each]));
+        for (int64_t slice = 1; slice < slices; ++slice) merge(block.back(), waiting[q / each * slices + slice][q % each]);
+      }
+      finish(block.data(), static_cast<int64_t>(block.size()), first, cost, index);
     });
   }
 
@@ -184,22 +181,7 @@ class Search {
       block[i].exact = padded(queries_ + (first + i) * keys_.dim, keys_.dim);
       if (exclude_self_) block[i].self = first + i;
     }
-    std::vector<float> x;
-    std::vector<double> norms;
-    const bool placed = screened_ && place(block, x, norms);
-    for (size_t rung = rung_; placed && rung < keys_.ladder.size(); ++rung) {
-      const Screen& screen = keys_.screen(rung, threads_);
-      if (!screen.usable()) break;
-      if (scan(block, screen, x, norms, screen.panels() * slice / slices, screen.panels() * (slice + 1) / slices)) return;
-      for (Query& query : block) {
-        query.list.clear();
-        query.best.clear();
-        query.refined = 0;
-        query.threshold = kNone;
-      }
-      size_t before = rung;
-      rung_.compare_exchange_strong(before, rung + 1);
-    }
+    if (screened_ && screen(block, slice, slices)) return;
     const int64_t panels = (keys_.rows + kPanel - 1) / kPanel;
     const int64_t end = std::min(keys_.rows, panels * (slice + 1) / slices * kPanel);
     for (Query& query : block) {
@@ -207,6 +189,43 @@ class Search {
         evaluate(query, screened_ ? keys_.order[slot] : slot);
       }
     }
+  }
+
+  // Down the ladder until a screen holds; false if none does.
+  bool screen(std::vector<Query>& block, int64_t slice, int64_t slices) {
+    std::vector<float> x;
+    std::vector<double> norms;
+    if (!place(block, x, norms)) return false;
+    std::vector<FineKeys::Row> fine;
+    std::vector<int64_t> excluded(block.size(), -1);
+    for (size_t i = 0; i < block.size(); ++i) {
+      if (keys_.fine) fine.push_back(keys_.fine->pack(x.data() + i * keys_.dim, norms[i]));
+      if (exclude_self_) excluded[i] = slots_[block[i].self];
+    }
+    for (size_t rung = rung_; rung < keys_.ladder.size(); ++rung) {
+      const Screen& screen = keys_.screen(rung, threads_);
+      if (!screen.usable()) return false;
+      std::vector<Shortlist> lists(block.size());
+      Scan scan(screen, screen.has_basis() ? keys_.fine.get() : nullptr, keys_.rows, k_, [&](int64_t row) {
+        Query& query = block[row];
+        for (const Contender& one : lists[row].list) evaluate(query, keys_.order[one.slot]);
+        lists[row].list.clear();
+        if (query.best.size() == static_cast<size_t>(k_)) {
+          lists[row].threshold = std::max(lists[row].threshold, reached_by(query, query.best.front().first));
+        }
+      });
+      const int64_t panels = screen.panels();
+      const ScanQueries queries{static_cast<int64_t>(block.size()), x.data(), norms.data(), fine.data(),
+                                excluded.data()};
+      if (scan.run(queries, panels * slice / slices, panels * (slice + 1) / slices, lists.data())) {
+        for (size_t i = 0; i < block.size(); ++i) block[i].shortlist = std::move(lists[i]);
+        return true;
+      }
+      for (Query& query : block) query.best.clear();
+      size_t before = rung;
+      rung_.compare_exchange_strong(before, rung + 1);
+    }
+    return false;
   }
 
   // y of every query; false if one is too long for floats.
@@ -220,26 +239,21 @@ class Search {
       norms[i] = frame.place(query.exact.data(), x.data() + i * keys_.dim);
       if (!(norms[i] <= kLongest)) return false;
       if (keys_.metric == Metric::kDistance) {
-        query.norm2 = query.size2 = 0;
-        for (int64_t j = 0; j < keys_.dim; ++j) {
-          const double y = (query.exact[j] - frame.center[j]) * frame.scale;
-          query.norm2 += y * y;
-        }
+        query.norm2 = sum_over(keys_.dim, [q = query.exact.data(), c = frame.center.data(), s = frame.scale](int64_t j) {
+          const double y = (q[j] - c[j]) * s;
+          return y * y;
+        });
       } else {
-        query.norm2 = query.size2 = 0;
-        for (int64_t j = 0; j < keys_.dim; ++j) query.norm2 += query.exact[j] * frame.center[j];
+        query.norm2 = sum_over(keys_.dim, [q = query.exact.data(), c = frame.center.data()](int64_t j) { return q[j] * c[j]; });
         const double reach = keys_.screen(0, threads_).longest() / frame.scale;
         query.size2 = norm_of(query.exact.data(), keys_.dim) * (2 * center + reach) * frame.scale * frame.scale;
       }
-      if (keys_.fine) query.fine = keys_.fine->pack(x.data() + i * keys_.dim, norms[i]);
     }
     return true;
   }
 
   static double norm_of(const double* row, int64_t dim) {
-    double sum = 0;
-    for (int64_t j = 0; j < dim; ++j) sum += row[j] * row[j];
-    return std::sqrt(sum);
+    return std::sqrt(sum_over(dim, [row](int64_t j) { return row[j] * row[j]; }));
   }
 
   // A score that every key at most as far as `cost` reaches, float64 roundings included.
@@ -264,217 +278,71 @@ class Search {
 
   // The best k exact costs so far raise the threshold.
   void raise(Query& query) {
-    if (query.best.size() == static_cast<size_t>(k_)) {
-      query.threshold = std::max(query.threshold, reached_by(query, query.best.front().first));
+    if (query.best.size() < static_cast<size_t>(k_)) return;
+    float& threshold = query.shortlist.threshold;
+    threshold = std::max(threshold, reached_by(query, query.best.front().first));
+  }
+
+  // The k nearest of n queries; the keys of the next one are fetched while one is settled.
+  void finish(Query* queries, int64_t n, int64_t first, double* cost, int64_t* index) {
+    if (n > 0) choose(queries[0]);
+    for (int64_t i = 0; i < n; ++i) {
+      if (i + 1 < n) choose(queries[i + 1]);
+      settle(queries[i]);
+      std::sort(queries[i].best.begin(), queries[i].best.end());
+      for (int j = 0; j < k_; ++j) {
+        cost[(first + i) * k_ + j] = queries[i].best[j].first;
+        index[(first + i) * k_ + j] = queries[i].best[j].second;
+      }
+      queries[i] = Query();
     }
   }
 
-  // Drops candidates that cannot be among the k nearest; what k of them are certain to reach raises the threshold.
-  void refresh(Query& query, bool based) {
-    auto& list = query.list;
-    if (based) refine(query);
-    if (list.size() >= static_cast<size_t>(k_)) {
-      thread_local std::vector<float> lowers;
-      lowers.clear();
-      for (const Candidate& candidate : list) lowers.push_back(candidate.lower);
-      std::nth_element(lowers.begin(), lowers.begin() + (k_ - 1), lowers.end(), std::greater<float>());
-      query.threshold = std::max(query.threshold, lowers[k_ - 1]);
-    }
-    prune(query);
-    query.refined = list.size();
-    if (list.size() < 1024 + 8 * static_cast<size_t>(k_)) return;
-    for (const Candidate& candidate : list) evaluate(query, keys_.order[candidate.slot]);
-    list.clear();
-    query.refined = 0;
-    raise(query);
-  }
-
-  void refine(Query& query) {
-    constexpr size_t kAhead = 8;
-    auto& list = query.list;
-    const size_t n = list.size();
-    for (size_t i = query.refined; i < std::min(n, query.refined + kAhead); ++i) keys_.fine->prefetch(list[i].slot);
-    for (size_t i = query.refined; i < n; ++i) {
-      if (i + kAhead < n) keys_.fine->prefetch(list[i + kAhead].slot);
-      const Bounds bounds = keys_.fine->bounds(query.fine, list[i].slot);
-      list[i].lower = bounds.lower;
-      list[i].upper = std::min(list[i].upper, bounds.upper);
-    }
-  }
-
-  void prune(Query& query) {
-    const float threshold = query.threshold;
-    auto& list = query.list;
-    list.erase(std::remove_if(list.begin(), list.end(), [=](const Candidate& c) { return !(c.upper >= threshold); }),
-               list.end());
+  // The k most promising first.
+  void choose(Query& query) {
+    query.shortlist.prune();
+    auto& list = query.shortlist.list;
+    const int64_t sure = std::min<int64_t>(k_, list.size());
+    if (sure == 0) return;
+    std::nth_element(list.begin(), list.begin() + (sure - 1), list.end(), promising);
+    for (int64_t i = 0; i < std::min(sure, kFetched); ++i) fetch(list[i]);
   }
 
   // Exact costs in order of promise until no upper bound reaches the k-th best.
-  void finish(Query& query, int64_t q, double* cost, int64_t* index) {
-    prune(query);
-    auto& list = query.list;
-    auto promising = [](const Candidate& a, const Candidate& b) { return a.upper > b.upper; };
-    const size_t sure = std::min<size_t>(k_, list.size());
-    if (sure > 0) std::nth_element(list.begin(), list.begin() + (sure - 1), list.end(), promising);
-    settle(query, 0, sure);
-    prune_from(query, sure);
-    std::sort(list.begin() + sure, list.end(), promising);
-    settle(query, sure, list.size());
-    std::sort(query.best.begin(), query.best.end());
-    for (int i = 0; i < k_; ++i) {
-      cost[q * k_ + i] = query.best[i].first;
-      index[q * k_ + i] = query.best[i].second;
+  void settle(Query& query) {
+    auto& list = query.shortlist.list;
+    const int64_t sure = std::min<int64_t>(k_, list.size());
+    for (int64_t i = 0; i < sure; ++i) {
+      if (i + kFetched < sure) fetch(list[i + kFetched]);
+      evaluate(query, keys_.order[list[i].slot]);
     }
-    query = Query();
-  }
-
-  void settle(Query& query, size_t begin, size_t end) {
-    constexpr size_t kAhead = 4;
-    auto fetch = [&](size_t i) {
-      const char* row = reinterpret_cast<const char*>(keys_.keys + keys_.order[query.list[i].slot] * keys_.dim);
-      for (int64_t byte = 0; byte < keys_.dim * static_cast<int64_t>(sizeof(Real)); byte += 64) {
-        __builtin_prefetch(row + byte);
-      }
-    };
-    for (size_t i = begin; i < std::min(end, begin + kAhead); ++i) fetch(i);
-    for (size_t i = begin; i < end; ++i) {
-      if (!(query.list[i].upper >= query.threshold)) break;
-      if (i + kAhead < end) fetch(i + kAhead);
-      evaluate(query, keys_.order[query.list[i].slot]);
+    raise(query);
+    list.erase(list.begin(), list.begin() + sure);
+    query.shortlist.prune();
+    std::sort(list.begin(), list.end(), promising);
+    for (int64_t i = 0; i < std::min<int64_t>(list.size(), kFetched); ++i) fetch(list[i]);
+    for (int64_t i = 0; i < static_cast<int64_t>(list.size()); ++i) {
+      if (!(list[i].upper >= query.shortlist.threshold)) break;
+      if (i + kFetched < static_cast<int64_t>(list.size())) fetch(list[i + kFetched]);
+      evaluate(query, keys_.order[list[i].slot]);
       raise(query);
     }
   }
 
-  void prune_from(Query& query, size_t begin) {
-    auto& list = query.list;
-    const float threshold = query.threshold;
-    list.erase(
-        std::remove_if(list.begin() + begin, list.end(), [=](const Candidate& c) { return !(c.upper >= threshold); }),
-        list.end());
+  static bool promising(const Contender& a, const Contender& b) { return a.upper > b.upper; }
+
+  void fetch(const Contender& one) const {
+    const char* row = reinterpret_cast<const char*>(keys_.keys + keys_.order[one.slot] * keys_.dim);
+    const int64_t bytes = keys_.dim * static_cast<int64_t>(sizeof(Real));
+    for (int64_t i = 0; i < bytes; i += 64) __builtin_prefetch(row + i, 0, 2);
   }
 
-  void merge(Query& query, Query& other) {
-    query.list.insert(query.list.end(), other.list.begin(), other.list.end());
+  void merge(Query& query, const Query& other) {
+    const auto& list = other.shortlist.list;
+    query.shortlist.list.insert(query.shortlist.list.end(), list.begin(), list.end());
+    query.shortlist.threshold = std::max(query.shortlist.threshold, other.shortlist.threshold);
     for (const Found& found : other.best) offer(query.best, k_, found);
-    query.threshold = std::max(query.threshold, other.threshold);
     raise(query);
-  }
-
-  // A block against panels first..end-1; false if the screen lets too many keys through.
-  bool scan(std::vector<Query>& block, const Screen& screen, const std::vector<float>& x,
-            const std::vector<double>& norms, int64_t first, int64_t end) {
-    const TileKernel& kernel = screen.kernel();
-    const int64_t n = static_cast<int64_t>(block.size()), tile = kernel.rows, words = screen.words();
-    const ScreenRows rows = screen.pack(x.data(), norms.data(), n);
-    const int64_t row_panels = (n + tile - 1) / tile;
-    std::vector<float> thresholds(row_panels * tile, kAll);
-    std::fill(thresholds.begin(), thresholds.begin() + n, kNone);
-    const float width = screen.width(rows);
-    int64_t kept = 0;
-    const int64_t opened = open(block, screen, rows, thresholds, width, first, end, kept);
-    alignas(64) float bias[kPanel], value[16 * kPanel];
-    uint32_t hits[16];
-    const size_t batch = std::max<size_t>(48, k_);
-    for (int64_t p = first + opened; p < end; ++p) {
-      KeyPanel panel = screen.panel(p);
-      screen.certify(p, rows, bias);
-      panel.bias = bias;
-      const char* next = reinterpret_cast<const char*>(panel.words + words * kPanel);
-      const int64_t share = p + 1 < end ? (words * kPanel * 4 / row_panels + 63) / 64 * 64 : 0;
-      for (int64_t a = 0; a < row_panels; ++a) {
-        const RowPanel row_panel{rows.words.get() + a * words * tile, rows.scale.data() + a * tile,
-                                 thresholds.data() + a * tile};
-        uint32_t any = kernel.tile(words, row_panel, panel, next + a * share, share, value, hits);
-        for (; __builtin_expect(any != 0, 0); any &= any - 1) {
-          const int i = __builtin_ctz(any);
-          const int64_t row = a * tile + i;
-          Query& query = block[row];
-          kept += collect(query, value + i * kPanel, hits[i], p * kPanel, width);
-          if (query.list.size() >= query.refined + batch) {
-            refresh(query, screen.has_basis());
-            thresholds[row] = query.threshold;
-          }
-        }
-      }
-      if (kept > n * (256 + 100 * k_) + (p + 1 - first) * kPanel * n / 32) return false;
-    }
-    for (Query& query : block) refresh(query, screen.has_basis());
-    return true;
-  }
-
-  int64_t collect(Query& query, const float* value, uint32_t hits, int64_t first, float width) {
-    int64_t kept = 0;
-    for (; hits != 0; hits &= hits - 1) {
-      const int j = __builtin_ctz(hits);
-      const int64_t slot = first + j;
-      if (slot >= keys_.rows || keys_.order[slot] == query.self) continue;
-      query.list.push_back({value[j] - width, value[j], static_cast<int32_t>(slot)});
-      ++kept;
-    }
-    return kept;
-  }
-
-  // Scores the first panels before anything is kept: the k-th largest of many groups' maxima is a threshold that few of
-  // them reach. Returns how many panels are done.
-  int64_t open(std::vector<Query>& block, const Screen& screen, const ScreenRows& rows, std::vector<float>& thresholds,
-               float width, int64_t first, int64_t end, int64_t& kept) {
-    const TileKernel& kernel = screen.kernel();
-    const int64_t n = static_cast<int64_t>(block.size()), tile = kernel.rows, words = screen.words();
-    int64_t groups = 64;
-    while (groups < 4 * k_) groups *= 2;
-    int64_t panels = std::min({kOpeningBytes / (words * kPanel * 4), (end - first) / 4, int64_t{128}});
-    panels = panels / (groups / kPanel) * (groups / kPanel);
-    if (panels * kPanel < 2 * groups || (first + panels) * kPanel > keys_.rows) return 0;
-    const int64_t scores = panels * kPanel;
-    std::vector<float> buffer(tile * scores), maxima(groups), everything(tile, -kAll), nothing(tile, kAll);
-    std::vector<float> biases(scores);
-    for (int64_t p = 0; p < panels; ++p) screen.certify(first + p, rows, biases.data() + p * kPanel);
-    alignas(64) float value[16 * kPanel];
-    uint32_t hits[16];
-    for (int64_t a = 0; a * tile < n; ++a) {
-      const int64_t here = std::min(tile, n - a * tile);
-      for (int64_t p = 0; p < panels; ++p) {
-        KeyPanel panel = screen.panel(first + p);
-        panel.bias = biases.data() + p * kPanel;
-        const RowPanel row_panel{rows.words.get() + a * words * tile, rows.scale.data() + a * tile, everything.data()};
-        kernel.tile(words, row_panel, panel, nullptr, 0, value, hits);
-        for (int64_t i = 0; i < here; ++i) {
-          std::copy(value + i * kPanel, value + (i + 1) * kPanel, buffer.data() + i * scores + p * kPanel);
-        }
-      }
-      for (int64_t i = 0; i < here; ++i) {
-        Query& query = block[a * tile + i];
-        float* score = buffer.data() + i * scores;
-        if (exclude_self_) {
-          const int64_t self = slots_[query.self] - first * kPanel;
-          if (self >= 0 && self < scores) score[self] = kNone;
-        }
-        std::copy(score, score + groups, maxima.begin());
-        for (int64_t s = groups; s < scores; s += groups) {
-          for (int64_t g = 0; g < groups; ++g) maxima[g] = score[s + g] > maxima[g] ? score[s + g] : maxima[g];
-        }
-        std::nth_element(maxima.begin(), maxima.begin() + (k_ - 1), maxima.end(), std::greater<float>());
-        sift(query, score, scores, first * kPanel, maxima[k_ - 1], width);
-        refresh(query, screen.has_basis());
-        query.list.clear();
-        query.refined = 0;
-        kept += sift(query, score, scores, first * kPanel, query.threshold, width);
-        refresh(query, screen.has_basis());
-        thresholds[a * tile + i] = query.threshold;
-      }
-    }
-    return panels;
-  }
-
-  // Keeps the scores that reach `least`.
-  int64_t sift(Query& query, const float* score, int64_t n, int64_t first, float least, float width) {
-    int64_t kept = 0;
-    for (int64_t s = 0; s < n; s += kPanel) {
-      uint32_t hits = 0;
-      for (int j = 0; j < kPanel; ++j) hits |= static_cast<uint32_t>(score[s + j] >= least) << j;
-      if (hits != 0) kept += collect(query, score + s, hits, first + s, width);
-    }
-    return kept;
   }
 
   Packed& keys_;

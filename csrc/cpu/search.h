@@ -11,8 +11,8 @@ enum class Metric { kDistance, kDot };
 template <class Real>
 class SearchIndex {
  public:
-  // directions: [count][dim] nearly orthonormal rows that hold most of the keys' variance, or count = 0; they decide
-  // the speed alone.
+  // directions: [count][dim] nearly orthonormal rows that hold most of the keys' variance, or count = 0; a hint that
+  // decides the speed alone.
   SearchIndex(const Real* keys, int64_t rows, int64_t dim, Metric metric, const float* directions, int64_t count);
   ~SearchIndex();
 

@@ -14,18 +14,6 @@ from vlcal.ops import SearchIndex, knn, proximity, rank_vocabulary
 BACKENDS = ["native", "reference"]
 
 
-@pytest.fixture(params=["portable", "avx2", "avx512", "native"])
-def isa(request):
-    """The kernels of one instruction set, where this CPU has it."""
-    if why := _native.missing():
-        pytest.skip(why)
-    if request.param in ("avx2", "avx512") and request.param not in _native.instruction_sets():
-        pytest.skip(f"this CPU has no {request.param}")
-    _native.library().limit_isa(request.param)
-    yield request.param
-    _native.library().limit_isa("native")
-
-
 def truth(queries, keys, k):
     """An oracle of its own: float64 distances by direct difference, ties by index."""
     squared = (queries.double()[:, None] - keys.double()).square().sum(-1)
@@ -60,7 +48,7 @@ def test_toy_ranking(backend):
     assert largest.index.tolist() == [0, 1, 3, 2]
 
 
-def test_near_twins_are_told_apart(isa):
+def test_near_twins_are_told_apart(kernels):
     # |q|^2 + |v|^2 - 2 q.v in float32 sees no difference between these distances
     base = torch.full((1, 8), 1000.0)
     keys = base + torch.tensor([3e-4, 1e-4, 2e-4])[:, None]
@@ -73,7 +61,7 @@ def test_near_twins_are_told_apart(isa):
 
 @pytest.mark.parametrize("dim", [1, 3, 7, 33, 512, 513])
 @pytest.mark.parametrize("k", [1, 10, 300])
-def test_neighbors_are_those_of_float64(isa, dim, k):
+def test_neighbors_are_those_of_float64(kernels, dim, k):
     queries, keys, _ = search(30, 300, dim, k)
     assert torch.equal(knn(queries, keys, k).index, truth(queries, keys, k))
 
@@ -104,7 +92,7 @@ def test_a_twin_is_not_itself(backend):
     assert not distance.any()
 
 
-def test_same_bits_for_any_split_of_the_queries_and_thread_count(isa):
+def test_same_bits_for_any_split_of_the_queries_and_thread_count(kernels):
     queries, keys, k = search(300, 900, 40, 12)
     whole = knn(queries, keys, k)
     threads = torch.get_num_threads()
@@ -118,7 +106,7 @@ def test_same_bits_for_any_split_of_the_queries_and_thread_count(isa):
         torch.set_num_threads(threads)
 
 
-def test_index_answers_as_knn(isa):
+def test_index_answers_as_knn(kernels):
     queries, keys, k = search(50, 700, 96, 9)
     index = SearchIndex(keys)
     for wanted in (queries, queries[:1], queries[:0], queries.double(), queries.half()):
@@ -160,7 +148,7 @@ def test_mean_ranking_equals_brute_force(backend):
     assert torch.allclose(ranking.score.double(), expected.values[:90], rtol=1e-6)
 
 
-def test_max_ranking_equals_brute_force(isa):
+def test_max_ranking_equals_brute_force(kernels):
     words, anchors, _ = search(400, 15, 48, 0)
     expected = (words.double() @ anchors.double().T).amax(1).sort(descending=True, stable=True)
     ranking = rank_vocabulary(words, anchors, 90, reduce="max")

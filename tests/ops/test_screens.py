@@ -120,6 +120,17 @@ def test_keys_sorted_by_distance_change_nothing(kernels, order):
     assert_found(_native.SearchIndex(keys), queries, reference.knn(queries, keys, K, False))
 
 
+def test_one_query_among_thousands_of_near_ties(kernels):
+    # its list overflows while the block it is in stays on the screen
+    crowd = 30 + draw(1, 64) + 1e-4 * draw(2500, 64, seed=1)
+    keys = torch.cat([rows(1500, 64), crowd])
+    queries = torch.cat([rows(27, 64, seed=1), crowd[:1]])
+    expected = reference.knn(queries, keys, K, False)
+    assert_found(_native.SearchIndex(keys), queries, expected)
+    directions = torch.linalg.qr(draw(64, 12)).Q.T.contiguous()
+    assert_found(_native.SearchIndex(keys, directions=directions), queries, expected)
+
+
 @pytest.mark.parametrize("n_queries", [1, 2, 13, 15, 29, 300])
 @pytest.mark.parametrize("threads", [1, 2, 5])
 def test_any_number_of_queries_and_threads(n_queries, threads):

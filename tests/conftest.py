@@ -1,10 +1,15 @@
 """Fixed seeds, NaN-filled uninitialized memory, one thread unless a test asks for more."""
 
+import os
 import random
 
 import numpy as np
 import pytest
 import torch
+
+# read by Triton when kernels are defined: without a GPU they run in its interpreter
+if not torch.cuda.is_available():
+    os.environ["TRITON_INTERPRET"] = "1"
 
 # small inputs gain nothing from threads, and spinning ones slow a busy machine down
 torch.set_num_threads(1)

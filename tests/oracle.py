@@ -21,6 +21,22 @@ def to_double(value):
     return value
 
 
+def device_of(backend):
+    """Where the tests run a backend: the GPU backends on a GPU if there is one."""
+    return "cuda" if backend in ("triton", "cuda") and torch.cuda.is_available() else "cpu"
+
+
+def moved(value, device):
+    """The same arguments on a device; leaves stay leaves."""
+    if isinstance(value, Tensor):
+        return value.detach().to(device).requires_grad_(value.requires_grad)
+    if isinstance(value, (tuple, list)):
+        return type(value)(moved(item, device) for item in value)
+    if isinstance(value, dict):
+        return {name: moved(item, device) for name, item in value.items()}
+    return value
+
+
 def run(op, args, kwargs, backend):
     """Outputs, and gradients of `.sum()` (sent back with stride 0) for inputs that want one."""
     outputs = flatten(op(*args, **kwargs, backend=backend))

@@ -8,7 +8,7 @@ import pytest
 import vlcal
 
 ROWS = (
-    ("_native", "_optional", "_files", "_arrays"),
+    ("_native", "_cuda", "_optional", "_files", "_arrays"),
     ("types", "distributed", "assets"),
     ("ops",),
     ("clip", "data", "info"),

@@ -3,7 +3,7 @@
 import pytest
 
 from tests.ops.cases import CASES
-from tests.oracle import assert_as_good_as_reference
+from tests.oracle import assert_as_good_as_reference, device_of, moved
 from vlcal import ops
 
 
@@ -21,7 +21,7 @@ def every_op_backend_case():
 def test_as_good_as_reference(function, backend, case, exact):
     if why := backend.missing():
         pytest.skip(why)
-    args, kwargs = case.make()
+    args, kwargs = moved(case.make(), device_of(backend.name))
     assert_as_good_as_reference(function, args, kwargs, backend.name, exact)
 
 

@@ -1,0 +1,61 @@
+"""Compiling Triton kernels for GPUs this machine may not have: proof that they can be built."""
+
+import inspect
+import json
+import os
+import subprocess
+import sys
+
+CAPABILITIES = (80, 90)
+
+
+def compile_all(module: str, specs: list[dict]) -> dict[str, dict]:
+    """Compile kernels of `module` for every capability, in a process without the interpreter.
+
+    A spec: `kernel`, its name; `signature`, name to Triton type ("*fp16", "fp32", "i64") for every
+    argument that is no constexpr; `constants`, name to value; `options`, such as num_warps. Returns
+    "kernel/capability" to what the compiler says of it: shared memory in bytes.
+    """
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.ops.triton_compile", module],
+        input=json.dumps(specs),
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    return json.loads(done.stdout.splitlines()[-1])
+
+
+def _main(module: str) -> None:
+    import importlib
+
+    import triton
+    from triton.backends.compiler import GPUTarget
+    from triton.compiler import ASTSource
+
+    kernels = importlib.import_module(module)
+    made = {}
+    for number, spec in enumerate(json.load(sys.stdin)):
+        kernel = getattr(kernels, spec["kernel"])
+        names = kernel.arg_names
+        constants = {(names.index(name),): value for name, value in spec["constants"].items()}
+        named = (
+            "constexprs" if "constexprs" in inspect.signature(ASTSource).parameters else "constants"
+        )
+        signature = {name: spec["signature"].get(name, "constexpr") for name in names}
+        if named == "constants":
+            constants = spec["constants"]
+            signature = spec["signature"]
+        for capability in CAPABILITIES:
+            source = ASTSource(fn=kernel, signature=signature, **{named: constants})
+            target = GPUTarget("cuda", capability, 32)
+            compiled = triton.compile(source, target=target, options=spec.get("options", {}))
+            made[f"{spec['kernel']}/{number}/{capability}"] = {"shared": compiled.metadata.shared}
+    print(json.dumps(made))
+
+
+if __name__ == "__main__":
+    _main(sys.argv[1])

@@ -1,19 +1,24 @@
-"""Builds vlcal._C from csrc/: plain C++17 on raw pointers, no torch headers.
+"""Builds vlcal._C from csrc/: plain C++17 and CUDA on raw pointers, no torch headers.
 
 VLCAL_NATIVE and VLCAL_CUDA are 0 (never), auto (the default: warn and install without) or 1 (fail
-loudly).
+loudly). CUDA is compiled where nvcc is on PATH, for the architectures of VLCAL_CUDA_ARCHS and, as
+PTX, for every later one; no GPU is needed.
 """
 
 import os
 import platform
+import re
+import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from shutil import which
 
 from setuptools import Extension, setup
 from setuptools.command.build_ext import build_ext
 
-CPU = Path("csrc/cpu")
+CPU, CUDA = Path("csrc/cpu"), Path("csrc/cuda")
 X86 = platform.machine().lower() in ("x86_64", "amd64")
 AVX512 = ["-mavx512f", "-mavx512bw", "-mavx512dq", "-mavx512vl", "-mavx2", "-mfma", "-mf16c"]
 AVX512 += ["-Wno-uninitialized", "-Wno-maybe-uninitialized"]  # gcc 12 warns about its own headers
@@ -24,6 +29,8 @@ FLAGS = {
     "vnni": [*AVX512, "-mavx512vnni"],
     "bf16": [*AVX512, "-mavx512bf16"],
 }
+# products and sums are rounded one by one, as -ffp-contract=off does for the CPU
+NVCC = ["-std=c++17", "-O3", "-fmad=false", "-Xcompiler=-fPIC,-fvisibility=hidden", "-Icsrc"]
 
 
 def wanted(variable: str) -> str:
@@ -31,6 +38,41 @@ def wanted(variable: str) -> str:
     if value not in ("0", "auto", "1"):
         sys.exit(f"setup.py: {variable} must be 0, auto or 1, got {value!r}")
     return value
+
+
+def architectures() -> list[str]:
+    given = os.environ.get("VLCAL_CUDA_ARCHS", "80;90a")
+    archs = [arch for arch in given.split(";") if arch]
+    if not archs or any(not re.fullmatch(r"([89]|1\d)\d[af]?", arch) for arch in archs):
+        sys.exit(f"setup.py: VLCAL_CUDA_ARCHS must be like '80;90a', from 80 on, got {given!r}")
+    return archs
+
+
+def nvcc_flags() -> list[str]:
+    lowest = min(int(arch.rstrip("af")) for arch in architectures())
+    code = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in architectures()]
+    return [*NVCC, *code, f"-gencode=arch=compute_{lowest},code=compute_{lowest}"]
+
+
+def cuda_wanted() -> bool:
+    return wanted("VLCAL_CUDA") == "1" or (wanted("VLCAL_CUDA") == "auto" and bool(which("nvcc")))
+
+
+def find_nvcc() -> str:
+    if found := which("nvcc"):
+        return found
+    raise FileNotFoundError("CUDA kernels need nvcc, which is not on PATH (VLCAL_CUDA=1)")
+
+
+def static_runtime(nvcc: str) -> Path:
+    """libcudart_static.a of nvcc's own toolkit, which nvcc names even where it is a script."""
+    dry = [nvcc, "--dryrun", "-c", "-x", "cu", os.devnull]
+    told = subprocess.run(dry, capture_output=True, text=True, check=True).stderr
+    top = Path(re.search(r"^#\$ TOP=(.*)$", told, re.MULTILINE).group(1))
+    for folder in ("lib64", "lib", "targets/*/lib"):
+        for library in top.glob(f"{folder}/libcudart_static.a"):
+            return library
+    raise FileNotFoundError(f"no libcudart_static.a in lib64 or lib of {top.resolve()}")
 
 
 def isa_of(source: str) -> str | None:
@@ -42,27 +84,52 @@ class BuildNative(build_ext):
     """Compile every source with its own flags; without a compiler, say so and go on."""
 
     def build_extension(self, ext: Extension) -> None:
-        try:
-            with ThreadPoolExecutor(os.cpu_count()) as pool:
-                objects = list(pool.map(lambda source: self.compile_one(source, ext), ext.sources))
-            Path(self.get_ext_fullpath(ext.name)).parent.mkdir(parents=True, exist_ok=True)
-            self.compiler.link_shared_object(
-                objects,
-                self.get_ext_fullpath(ext.name),
-                extra_postargs=ext.extra_link_args,
-                target_lang="c++",
-            )
-        except Exception as error:
-            if wanted("VLCAL_NATIVE") == "1":
-                raise
-            print(f"vlcal: installing without the native extension: {error}", file=sys.stderr)
+        for cuda in (True, False) if cuda_wanted() else (False,):
+            try:
+                return self.build_with(ext, cuda)
+            except Exception as error:
+                if wanted("VLCAL_CUDA" if cuda else "VLCAL_NATIVE") == "1":
+                    raise
+                what = "CUDA kernels" if cuda else "the native extension"
+                print(f"vlcal: installing without {what}: {error}", file=sys.stderr)
 
-    def compile_one(self, source: str, ext: Extension) -> str:
+    def build_with(self, ext: Extension, cuda: bool) -> None:
+        sources, macros, libraries = [*ext.sources], [*ext.define_macros], []
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            if cuda:
+                nvcc = find_nvcc()
+                kernels = list(pool.map(partial(self.compile_cu, nvcc), sorted(CUDA.glob("*.cu"))))
+                libraries = [*kernels, str(static_runtime(nvcc)), "-ldl", "-lrt"]
+                sources.append(str(CUDA / "module_cuda.cpp"))
+                macros.append(("VLCAL_CUDA", f'"{" ".join(architectures())}"'))
+            objects = list(pool.map(partial(self.compile_cpp, ext, macros), sources))
+        Path(self.get_ext_fullpath(ext.name)).parent.mkdir(parents=True, exist_ok=True)
+        self.compiler.link_shared_object(
+            objects,
+            self.get_ext_fullpath(ext.name),
+            extra_postargs=[*libraries, *ext.extra_link_args],
+            target_lang="c++",
+        )
+
+    def compile_cu(self, nvcc: str, source: Path) -> str:
+        name = "-".join([source.stem, *architectures()])
+        target = Path(self.build_temp, source.parent, name).with_suffix(".o")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        needed = [source, Path("setup.py"), *source.parent.glob("*.*h"), *Path("csrc").rglob("*.h")]
+        # minutes, not seconds: an object newer than all it can include is kept
+        if not target.exists() or target.stat().st_mtime < max(f.stat().st_mtime for f in needed):
+            half = target.with_suffix(f".{os.getpid()}")
+            command = [nvcc, *nvcc_flags(), "-c", str(source), "-o", str(half)]
+            subprocess.run(command, check=True)
+            half.replace(target)
+        return str(target)
+
+    def compile_cpp(self, ext: Extension, macros: list, source: str) -> str:
         flags = [*ext.extra_compile_args, *FLAGS.get(isa_of(source) or "", [])]
         (compiled,) = self.compiler.compile(
             [source],
             self.build_temp,
-            ext.define_macros,
+            macros,
             ext.include_dirs,
             extra_postargs=flags,
             depends=ext.depends,
@@ -71,9 +138,9 @@ class BuildNative(build_ext):
 
 
 def extensions() -> list[Extension]:
-    if wanted("VLCAL_CUDA") == "1":
-        sys.exit("setup.py: VLCAL_CUDA=1 asks for CUDA kernels, this version has none")
     if wanted("VLCAL_NATIVE") == "0":
+        if wanted("VLCAL_CUDA") == "1":
+            sys.exit("setup.py: VLCAL_CUDA=1 needs the native extension, VLCAL_NATIVE is 0")
         return []
     import pybind11
 
@@ -83,7 +150,7 @@ def extensions() -> list[Extension]:
             "vlcal._C",
             [source for source in sources if X86 or isa_of(source) is None],
             include_dirs=[pybind11.get_include(), "csrc"],
-            depends=[str(path) for path in Path("csrc").rglob("*.h")],
+            depends=[str(path) for path in Path("csrc").rglob("*.*") if path.suffix != ".cpp"],
             extra_compile_args=[
                 "-std=c++17",
                 "-O3",
@@ -94,7 +161,7 @@ def extensions() -> list[Extension]:
             ],
             extra_link_args=["-pthread", "-s"],
             language="c++",
-            optional=wanted("VLCAL_NATIVE") == "auto",
+            optional="1" not in (wanted("VLCAL_NATIVE"), wanted("VLCAL_CUDA")),
         )
     ]
 

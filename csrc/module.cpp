@@ -13,11 +13,17 @@
 #include "cpu/logits.h"
 #include "cpu/search.h"
 #include "cpu/softmax.h"
+#ifdef VLCAL_CUDA
+#include "cuda/module_cuda.h"
+#endif
 
 namespace py = pybind11;
 using Address = std::uintptr_t;
 
 namespace {
+
+// raised with every change of what vlcal/_native.py or vlcal/_cuda.py call; they compare it with theirs
+constexpr int kInterface = 2;
 
 template <class T>
 T* at(Address address) {
@@ -122,6 +128,7 @@ int64_t cross_entropy(Address images, int64_t n, Address classes, int64_t c, int
 
 PYBIND11_MODULE(_C, m) {
   using nogil = py::call_guard<py::gil_scoped_release>;
+  m.attr("interface") = kInterface;
   m.attr("compiler") = __VERSION__;
   m.def("isa_names", &vlcal::isa_names);
   m.def("limit_isa", &vlcal::limit_isa);
@@ -142,4 +149,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("calibrated_softmax", &calibrated_softmax, nogil());
   m.def("logit_statistics", &logit_statistics, nogil());
   m.def("cross_entropy", &cross_entropy, nogil());
+
+#ifdef VLCAL_CUDA
+  vlcal::bind_cuda(m);
+#endif
 }

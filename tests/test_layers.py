@@ -8,7 +8,8 @@ import pytest
 import vlcal
 
 ROWS = (
-    ("_native", "_cuda", "_optional", "_files", "_arrays"),
+    ("_native", "_optional", "_files", "_arrays"),
+    ("_cuda",),
     ("types", "distributed", "assets"),
     ("ops",),
     ("clip", "data", "info"),

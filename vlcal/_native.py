@@ -12,15 +12,27 @@ from types import ModuleType
 import torch
 from torch import Tensor
 
-_C: ModuleType | None
-try:
-    _C = importlib.import_module("vlcal._C")
-    why_missing: str | None = None
-except ImportError as error:
-    _C = None
-    why_missing = (
-        f"the native extension was not built ({error}); VLCAL_NATIVE=1 pip install . shows why"
-    )
+# that of csrc/module.cpp, raised with every change of a binding
+INTERFACE = 2
+
+
+def _load() -> tuple[ModuleType | None, str | None]:
+    try:
+        module = importlib.import_module("vlcal._C")
+    except ImportError as error:
+        return None, (
+            f"the native extension was not built ({error}); VLCAL_NATIVE=1 pip install . shows why"
+        )
+    found = getattr(module, "interface", 1)
+    if found != INTERFACE:
+        return None, (
+            f"the native extension was built from other sources (interface {found}, these call "
+            f"{INTERFACE}); pip install -e . builds it again"
+        )
+    return module, None
+
+
+_C, why_missing = _load()
 
 
 def missing() -> str | None:

@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 import vlcal
-from vlcal import _native
+from vlcal import _cuda, _native
 from vlcal.ops import OPS
 
 OPTIONAL = {
@@ -38,6 +38,12 @@ def collect() -> dict[str, Any]:
             "missing": _native.missing(),
             "compiler": None if _native.missing() else _native.library().compiler,
             "instruction_sets": _native.instruction_sets(),
+        },
+        "cuda": {
+            "not_built": _cuda.not_built(),
+            "missing": _cuda.missing(),
+            "toolkit": None if _cuda.not_built() else _cuda.toolkit(),
+            "architectures": _cuda.architectures(),
         },
         "ops": {
             op: {backend.name: backend.missing() for backend in backends}
@@ -82,6 +88,13 @@ def text(facts: dict[str, Any]) -> str:
         lines.append(f"  missing: {native['missing']}")
     else:
         lines.append(f"  built with {native['compiler']}: {', '.join(native['instruction_sets'])}")
+    cuda = facts["cuda"]
+    lines.append("CUDA kernels")
+    if not cuda["not_built"]:
+        archs = ", ".join(cuda["architectures"])
+        lines.append(f"  built with CUDA {cuda['toolkit']}: {archs}, PTX for later GPUs")
+    if cuda["missing"]:
+        lines.append(f"  missing: {cuda['missing']}")
     lines.append("operations, backends in order of preference")
     for op, backends in facts["ops"].items():
         states = [f"{name} yes" if why is None else f"{name} no" for name, why in backends.items()]

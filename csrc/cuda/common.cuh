@@ -1,0 +1,45 @@
+// What every CUDA launcher needs: the device, the stream from a number, and errors as text. In this order: guard,
+// stream, launch, check.
+#pragma once
+#include <cuda_runtime.h>
+
+#include <cstdint>
+#include <stdexcept>
+#include <string>
+
+namespace vlcal::cuda {
+
+inline void check(cudaError_t status, const char* who) {
+  if (status == cudaSuccess) return;
+  throw std::runtime_error(std::string(who) + ": CUDA says " + cudaGetErrorName(status) + ": " +
+                           cudaGetErrorString(status));
+}
+
+// After every launch: a bad configuration shows here, what goes wrong inside shows at the next synchronization.
+inline void check_launch(const char* who) { check(cudaGetLastError(), who); }
+
+// The device that this thread launches on, while in scope.
+class DeviceGuard {
+ public:
+  DeviceGuard(int device, const char* who) {
+    check(cudaGetDevice(&before_), who);
+    check(cudaSetDevice(device), who);
+  }
+  ~DeviceGuard() { cudaSetDevice(before_); }
+  DeviceGuard(const DeviceGuard&) = delete;
+  DeviceGuard& operator=(const DeviceGuard&) = delete;
+
+ private:
+  int before_ = 0;
+};
+
+// A stream of anybody's runtime: handles belong to the driver.
+inline cudaStream_t stream_of(std::uintptr_t handle) { return reinterpret_cast<cudaStream_t>(handle); }
+
+inline int multiprocessors(int device, const char* who) {
+  int count = 0;
+  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), who);
+  return count;
+}
+
+}  // namespace vlcal::cuda

@@ -9,6 +9,7 @@
 #include "cpu/binning.h"
 #include "cpu/classwise.h"
 #include "cpu/equal_mass.h"
+#include "cpu/finite.h"
 #include "cpu/isa.h"
 #include "cpu/logits.h"
 #include "cpu/search.h"
@@ -28,6 +29,11 @@ constexpr int kInterface = 2;
 template <class T>
 T* at(Address address) {
   return reinterpret_cast<T*>(address);
+}
+
+template <class Real>
+bool all_finite(Address values, int64_t n, int threads) {
+  return vlcal::all_finite(at<const Real>(values), n, threads);
 }
 
 template <class Real>
@@ -133,6 +139,8 @@ PYBIND11_MODULE(_C, m) {
   m.def("isa_names", &vlcal::isa_names);
   m.def("limit_isa", &vlcal::limit_isa);
 
+  m.def("all_finite_float32", &all_finite<float>, nogil());
+  m.def("all_finite_float64", &all_finite<double>, nogil());
   m.def("bin_statistics_float32", &bin_statistics<float>, nogil());
   m.def("bin_statistics_float64", &bin_statistics<double>, nogil());
   m.def("group_statistics_float32", &group_statistics<float>, nogil());

@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 from types import ModuleType
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -55,6 +56,21 @@ def library() -> ModuleType:
 def instruction_sets() -> list[str]:
     """Names of the instruction sets the kernels may use on this CPU, the portable one first."""
     return library().isa_names() if _C is not None else []
+
+
+def all_finite(values: Tensor) -> bool:
+    """Whether no value is NaN or infinite; any tensor, the extension missing or not.
+
+    Torch's own reductions would do, but their OpenMP threads spin for a while after, on cores that
+    the threads of the operation that follows could use.
+    """
+    run = _FINITE.get(values.dtype)
+    if _C is None or run is None or values.device.type != "cpu" or not values.is_contiguous():
+        return not values.numel() or bool(torch.isfinite(torch.stack(values.aminmax())).all())
+    return getattr(_C, run)(values.data_ptr(), values.numel(), torch.get_num_threads())
+
+
+_FINITE = {torch.float32: "all_finite_float32", torch.float64: "all_finite_float64"}
 
 
 def bin_statistics(confidence: Tensor, correct: Tensor, thresholds: Tensor) -> tuple[Tensor, int]:
@@ -185,7 +201,9 @@ class SearchIndex:
 
     def search(self, queries: Tensor, k: int, exclude_self: bool) -> tuple[Tensor, Tensor]:
         """Squared distances (or negated dots) float64 and indices int64, [Q, k], smallest first."""
-        queries = queries.double().contiguous()
+        # by NumPy, which leaves no spinning threads behind
+        wide = queries.contiguous().float() if queries.dtype.itemsize < 4 else queries.contiguous()
+        queries = torch.from_numpy(wide.numpy().astype("float64", copy=False))
         cost = torch.empty(len(queries), k, dtype=torch.float64)
         index = torch.empty(len(queries), k, dtype=torch.int64)
         self.handle.search(
@@ -198,6 +216,11 @@ class SearchIndex:
             torch.get_num_threads(),
         )
         return cost, index
+
+
+def roots(squares: Tensor) -> Tensor:
+    """Square roots of float64 values as float32; by NumPy, which leaves no spinning threads."""
+    return torch.from_numpy(np.sqrt(squares.numpy()).astype("float32"))
 
 
 def dots(keys: Tensor, query: Tensor) -> Tensor:

@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vlcal import _native
 from vlcal._arrays import as_tensor
 from vlcal._files import write_atomic
 
@@ -395,8 +396,8 @@ def check_labels(who: str, labels: Tensor, n: int, n_classes: int | None) -> Ten
 
 def check_finite(who: str, values: Tensor) -> None:
     """Raise a ValueError with count and first row if `values` holds NaN or an infinity."""
-    # two numbers first: a mask of all values is only made for the message
-    if not values.numel() or bool(torch.isfinite(torch.stack(values.aminmax())).all()):
+    # a mask of all values is only made for the message
+    if _native.all_finite(values):
         return
     bad = ~torch.isfinite(values)
     rows = bad.reshape(len(values), -1).any(-1)

@@ -25,6 +25,7 @@ namespace {
 using Found = std::pair<double, int64_t>;  // cost, index: smaller is nearer, ties by index
 
 constexpr int64_t kKeysPerTask = 1 << 14;
+constexpr int64_t kKeysPerSlice = 1 << 13;
 constexpr int64_t kRowPanels = 16;            // of a block: 224 rows of int8 stay in a core's cache
 constexpr int64_t kFinished = 16;         // queries of one last task
 constexpr int64_t kFetched = 8;           // keys fetched ahead of their exact costs
@@ -139,8 +140,11 @@ class Search {
       const int tile = keys_.screen(0, threads_).kernel().rows;
       if (exclude_self_) invert_order();
       const int64_t panels = (n_ + tile - 1) / tile;
-      const int64_t each = std::clamp<int64_t>(panels / threads_, 1, kRowPanels);
-      split(each * tile, panels < 2 * threads_ ? keys_.screen(0, threads_).panels() : 1, cost, index);
+      const int64_t blocks = ((panels + kRowPanels - 1) / kRowPanels + threads_ - 1) / threads_ * threads_;
+      const bool sliced = threads_ > 1 && keys_.rows >= 2 * kKeysPerSlice && panels <= kRowPanels * 2 * threads_;
+      // blocks as large as the cache allows and slices of the keys, or as many blocks for every thread
+      const int64_t each = sliced ? std::min(panels, kRowPanels) : (panels + blocks - 1) / blocks;
+      split(each * tile, sliced ? keys_.rows / kKeysPerSlice : 1, cost, index);
     } else {
       split(1, (keys_.rows + kKeysPerTask - 1) / kKeysPerTask, cost, index);
     }
@@ -150,9 +154,11 @@ class Search {
   // Blocks of `each` queries times slices of the keys, as few of these as keep all threads busy.
   void split(int64_t each, int64_t most_slices, double* cost, int64_t* index) {
     const int64_t blocks = (n_ + each - 1) / each;
-    const int64_t wanted = blocks >= 2 * threads_ ? 1 : (2 * threads_ + blocks - 1) / blocks;
+    const int64_t wanted = (2 * threads_ + blocks - 1) / blocks;
     const int64_t slices = threads_ == 1 ? 1 : std::clamp<int64_t>(wanted, 1, most_slices);
     std::vector<std::vector<Query>> waiting(slices > 1 ? blocks * slices : 0);
+    reached_ = std::vector<std::atomic<float>>(slices > 1 ? n_ : 0);
+    for (auto& reached : reached_) reached.store(kNone, std::memory_order_relaxed);
     parallel_for(blocks * slices, threads_, [&](int64_t task, int) {
       const int64_t first = task / slices * each;
       std::vector<Query> block(std::min(each, n_ - first));
@@ -181,7 +187,7 @@ class Search {
       block[i].exact = padded(queries_ + (first + i) * keys_.dim, keys_.dim);
       if (exclude_self_) block[i].self = first + i;
     }
-    if (screened_ && screen(block, slice, slices)) return;
+    if (screened_ && screen(block, first, slice, slices)) return;
     const int64_t panels = (keys_.rows + kPanel - 1) / kPanel;
     const int64_t end = std::min(keys_.rows, panels * (slice + 1) / slices * kPanel);
     for (Query& query : block) {
@@ -192,7 +198,7 @@ class Search {
   }
 
   // Down the ladder until a screen holds; false if none does.
-  bool screen(std::vector<Query>& block, int64_t slice, int64_t slices) {
+  bool screen(std::vector<Query>& block, int64_t first, int64_t slice, int64_t slices) {
     std::vector<float> x;
     std::vector<double> norms;
     if (!place(block, x, norms)) return false;
@@ -216,7 +222,7 @@ class Search {
       });
       const int64_t panels = screen.panels();
       const ScanQueries queries{static_cast<int64_t>(block.size()), x.data(), norms.data(), fine.data(),
-                                excluded.data()};
+                                excluded.data(), reached_.empty() ? nullptr : reached_.data() + first};
       if (scan.run(queries, panels * slice / slices, panels * (slice + 1) / slices, lists.data())) {
         for (size_t i = 0; i < block.size(); ++i) block[i].shortlist = std::move(lists[i]);
         return true;
@@ -353,6 +359,7 @@ class Search {
   int threads_;
   ExactCost<Real> cost_of_;
   std::vector<int64_t> slots_;
+  std::vector<std::atomic<float>> reached_;  // by each query, where several tasks share it
   bool screened_ = false;
   std::atomic<size_t> rung_{0};  // where the next block begins
 };

@@ -8,6 +8,7 @@ namespace {
 
 constexpr int64_t kOpeningBytes = 512 << 10;  // of keys scored before the first threshold
 constexpr int kMostRows = 16;                 // of any kernel
+constexpr int64_t kLearning = 8;              // panels between two looks at what others reached
 constexpr float kAll = std::numeric_limits<float>::infinity();
 
 // use(slot, score) for the scores in least..below
@@ -53,6 +54,7 @@ bool Scan::run(const ScanQueries& queries, int64_t first, int64_t end, Shortlist
   thresholds_.assign(row_panels * tile, kAll);
   std::fill(thresholds_.begin(), thresholds_.begin() + n, std::numeric_limits<float>::lowest());
   kept_ = 0;
+  learn();
   alignas(64) float bias[kPanel], value[kMostRows * kPanel];
   uint32_t hits[kMostRows];
   for (int64_t p = first + open(first, end); p < end; ++p) {
@@ -71,6 +73,7 @@ bool Scan::run(const ScanQueries& queries, int64_t first, int64_t end, Shortlist
       }
     }
     take();
+    if (p % kLearning == 0) learn();
     // what a threshold still finding its height lets through, and one key in 32
     if (kept_ > n * (256 + 100 * k_) + (p + 1 - first) * kPanel * n / 32) return false;
   }
@@ -109,10 +112,25 @@ void Scan::take() {
     if (fine_) bounds = fine_->bounds(queries_->fine[hit.row], hit.slot);
     if (!(bounds.upper >= query.threshold)) continue;
     query.add({bounds.lower, bounds.upper, hit.slot}, k_);
-    thresholds_[hit.row] = query.threshold;
+    if (query.threshold > thresholds_[hit.row]) {
+      thresholds_[hit.row] = query.threshold;
+      // a smaller value may overwrite a larger one: both are certain, and the larger comes back
+      if (queries_->reached && query.threshold > queries_->reached[hit.row].load(std::memory_order_relaxed)) {
+        queries_->reached[hit.row].store(query.threshold, std::memory_order_relaxed);
+      }
+    }
     if (query.list.size() >= query.most) tidy(hit.row);
   }
   hits_.clear();
+}
+
+// Raises the thresholds to what scans of other keys have reached.
+void Scan::learn() {
+  if (!queries_->reached) return;
+  for (int64_t row = 0; row < queries_->n; ++row) {
+    const float reached = queries_->reached[row].load(std::memory_order_relaxed);
+    if (reached > thresholds_[row]) thresholds_[row] = out_[row].threshold = reached;
+  }
 }
 
 void Scan::tidy(int64_t row) {
@@ -128,6 +146,8 @@ void Scan::tidy(int64_t row) {
 // Scores the first panels before anything is kept: the k-th largest of many groups' maxima is a score that few reach.
 // Returns how many panels are done.
 int64_t Scan::open(int64_t first, int64_t end) {
+  const float least = *std::min_element(thresholds_.begin(), thresholds_.begin() + queries_->n);
+  if (least > std::numeric_limits<float>::lowest()) return 0;
   const TileKernel& kernel = screen_.kernel();
   const int64_t n = queries_->n, tile = kernel.rows, words = screen_.words();
   int64_t groups = 64;
@@ -172,7 +192,7 @@ float Scan::promising(const float* score, int64_t n, int64_t groups) {
 void Scan::open_row(int64_t row, float* score, int64_t n, int64_t groups, int64_t first) {
   const int64_t excluded = queries_->excluded[row] - first;
   if (excluded >= 0 && excluded < n) score[excluded] = std::numeric_limits<float>::lowest();
-  const float high = promising(score, n, groups);
+  const float high = std::max(promising(score, n, groups), out_[row].threshold);
   auto hit = [&](int64_t s, float upper) {
     hits_.push_back({static_cast<int32_t>(row), static_cast<int32_t>(first + s), upper});
     if (fine_) fine_->prefetch(static_cast<int32_t>(first + s));

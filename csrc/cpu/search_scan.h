@@ -1,5 +1,6 @@
 // A block of queries against the panels of one screen: what survives is a short list per query.
 #pragma once
+#include <atomic>
 #include <cstdint>
 #include <functional>
 #include <limits>
@@ -31,6 +32,7 @@ struct ScanQueries {
   const double* norms;
   const FineKeys::Row* fine;    // nullptr without a basis
   const int64_t* excluded;      // slot that does not count, or -1
+  std::atomic<float>* reached;  // [n], the thresholds of whoever scans other keys for the same queries, or nullptr
 };
 
 class Scan {
@@ -53,6 +55,7 @@ class Scan {
   float promising(const float* score, int64_t n, int64_t groups);
   void collect(int64_t row, const float* value, uint32_t hits, int64_t slot);
   void take();
+  void learn();
   void close(int64_t row);
   void tidy(int64_t row);
 

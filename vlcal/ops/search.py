@@ -177,7 +177,7 @@ class SearchIndex:
         """As `knn(queries, keys, k)`."""
         self._check("SearchIndex.knn", queries, k, exclude_self)
         squared, index = self._index.search(queries.detach(), k, exclude_self)
-        return Neighbors(squared.sqrt().float(), index)
+        return Neighbors(_native.roots(squared), index)
 
     def proximity(self, queries: Tensor, k: int, *, exclude_self: bool = False) -> Tensor:
         """As `proximity(queries, keys, k)`."""
@@ -233,8 +233,7 @@ def _check_range(who: str, k: int, most: int, what: str) -> None:
 
 def _refuse_rows(who: str, **matrices: Tensor) -> None:
     for name, matrix in matrices.items():
-        # two reductions over the values instead of a mask as large as they are
-        if matrix.numel() and not all(torch.isfinite(end) for end in matrix.aminmax()):
+        if not _native.all_finite(matrix):
             bad = ~torch.isfinite(matrix).all(1)
             raise ValueError(
                 f"{who}: {name} must be finite, got NaN or infinity in row "
@@ -259,15 +258,41 @@ def _run_native(queries: Tensor, keys: Tensor, k: int, exclude_self: bool) -> tu
     directions = leading_directions(keys) if len(queries) >= MANY else None
     index = _native.SearchIndex(keys, directions=directions)
     squared, found = index.search(queries, k, exclude_self)
-    return squared.sqrt().float(), found
+    return _native.roots(squared), found
 
 
-def _score_native(candidates: Tensor, anchors: Tensor, largest: bool) -> Tensor:
+def _score_native(candidates: Tensor, anchors: Tensor, k: int, largest: bool) -> Tensor:
     if not largest:
         return _native.dots(_native.real_rows(candidates), anchors.double().mean(0))
     index = _native.SearchIndex(_native.real_rows(anchors), dot=True)
-    negated, _ = index.search(candidates, 1, False)
-    return negated.squeeze(1).neg()
+    scores = torch.full((len(candidates),), -torch.inf, dtype=torch.float64)
+    kept = _contenders(candidates, anchors, k)
+    negated, _ = index.search(candidates[kept], 1, False)
+    scores[kept] = negated.squeeze(1).neg()
+    return scores
+
+
+def _contenders(candidates: Tensor, anchors: Tensor, k: int) -> Tensor:
+    """Rows of all candidates that can be among the k best by their largest dot product.
+
+    Float32 sums of D products, in any order, are within (D + 4) 2^-24 |x| |a| of the real number,
+    and the rounding of half precisions to float32 is none.
+    """
+    if 4 * k > len(candidates) or torch.float64 in (candidates.dtype, anchors.dtype):
+        return torch.arange(len(candidates))
+    rows, others = candidates.float().contiguous(), anchors.float().contiguous()
+    norms = torch.linalg.vector_norm(rows, dim=1).double()
+    reach = norms * (float(torch.linalg.vector_norm(others, dim=1).max()) * 1.001)
+    (rough, *_), bad = _native.logit_statistics(rows, others, 1.0, None, None)
+    if bad >= 0:
+        return torch.arange(len(candidates))
+    error = reach * ((candidates.shape[1] + 4) * 2.0**-23) + 1e-30
+    least = (rough.double() - error).topk(k).values[-1]
+    return (rough.double() + error >= least).nonzero().squeeze(1)
+
+
+def _score_reference(candidates: Tensor, anchors: Tensor, k: int, largest: bool) -> Tensor:
+    return reference.vocabulary_scores(candidates, anchors, largest)
 
 
 BACKENDS = (
@@ -276,7 +301,7 @@ BACKENDS = (
 )
 RANK_BACKENDS = (
     Backend("native", _score_native, _native.missing, _native.refuse_device),
-    Backend("reference", reference.vocabulary_scores),
+    Backend("reference", _score_reference),
 )
 
 
@@ -303,7 +328,7 @@ def _rank_vocabulary(
     candidates: Tensor, anchors: Tensor, k: int, largest: bool, backend: str
 ) -> tuple[Tensor, Tensor]:
     _refuse_rows("rank_vocabulary", candidates=candidates, anchors=anchors)
-    args = (candidates, anchors, largest)
+    args = (candidates, anchors, k, largest)
     scores = dispatch("rank_vocabulary", RANK_BACKENDS, args, backend or None)
     score, index = _best(scores, k)
     return score, index

@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from vlcal import _native
-from vlcal.ops import reference
+from vlcal.ops import _triton, reference
 from vlcal.ops._dispatch import Backend, custom_op, dispatch
+from vlcal.ops._triton import binning
 from vlcal.ops.reference import CONFIDENCE_UNIT
 
 
@@ -114,7 +114,7 @@ def bin_statistics(
         closed: "right" for (lo, hi], "left" for [lo, hi).
         edges: [B + 1] ascending float64 edges instead of `n_bins` equal ones; the first and last
             count as open.
-        backend: "native" or "reference"; by default the fastest that accepts the call.
+        backend: "native", "triton" or "reference"; by default the fastest that accepts the call.
 
     Returns:
         BinStatistics; bit-identical for every order, batch split, thread count and backend.
@@ -122,7 +122,9 @@ def bin_statistics(
     Raises:
         ValueError: shapes or dtypes break the contract, or a confidence is NaN or outside 0..1.
 
-    Not differentiable.
+    Not differentiable. On a GPU the check of the values is the one wait for the device; `correct`
+    that is not bool and given `edges` are one more. While a CUDA graph is captured the values are
+    not checked, and what is no confidence is in no bin.
 
         >>> confidence, correct = torch.tensor([0.95, 0.85]), torch.tensor([True, False])
         >>> bins = bin_statistics(confidence, correct, n_bins=10)
@@ -131,8 +133,10 @@ def bin_statistics(
     """
     correct = check_pairs("bin_statistics", confidence, correct)
     check_closed("bin_statistics", closed)
-    used = equal_edges("bin_statistics", n_bins) if edges is None else _ascending(edges)
-    used = used.to(confidence.device, torch.float64)
+    if edges is None:
+        used = equal_edges("bin_statistics", n_bins, confidence.device)
+    else:
+        used = _ascending(edges).to(confidence.device, torch.float64)
     table = _bin_statistics(confidence.detach(), correct, used, closed == "right", backend or "")
     return BinStatistics(table, used, closed)
 
@@ -152,13 +156,15 @@ def group_statistics(
         confidence: [N] floating point in 0..1.
         correct: [N] bool (or integers 0 and 1).
         n_groups: number of groups, >= 1.
-        backend: "native" or "reference"; by default the fastest that accepts the call.
+        backend: "native", "triton" or "reference"; by default the fastest that accepts the call.
 
     Returns:
         BinStatistics without edges; bit-identical for every order, batch split and backend.
 
     Raises:
         ValueError: shapes, dtypes or ranges break the contract.
+
+    On a GPU it waits and is captured as `bin_statistics`.
     """
     correct = check_pairs("group_statistics", confidence, correct)
     if group.shape != confidence.shape or group.is_floating_point() or group.dtype == torch.bool:
@@ -200,10 +206,12 @@ def check_closed(who: str, closed: str) -> None:
         raise ValueError(f"{who}: closed must be 'right' or 'left', got {closed!r}")
 
 
-def equal_edges(who: str, n_bins: int) -> Tensor:
+def equal_edges(who: str, n_bins: int, device: torch.device | str = "cpu") -> Tensor:
     """`numpy.linspace(0, 1, n_bins + 1)`: the edges of every op with bins of equal width."""
     check_bins(who, n_bins)
-    return torch.from_numpy(np.linspace(0.0, 1.0, n_bins + 1))
+    # made on the device, as numpy does: nothing is copied there and nothing waits
+    edges = torch.arange(n_bins + 1, dtype=torch.float64, device=device) * (1.0 / n_bins)
+    return torch.cat([edges[:-1], torch.ones_like(edges[:1])])
 
 
 def first_bad(confidence: Tensor) -> int:
@@ -220,6 +228,13 @@ def refuse_row(who: str, confidence: Tensor, row: int) -> None:
             f"{who}: confidence must be in 0..1 and not NaN, "
             f"got {float(confidence[row])} in row {row} ({bad} such rows in all)"
         )
+
+
+def any_bad(count: Tensor) -> bool:
+    """Whether a kernel counted bad rows; not asked while a CUDA graph is being captured."""
+    if count.is_cuda and torch.cuda.is_current_stream_capturing():
+        return False
+    return bool(count)
 
 
 def _run_reference(confidence: Tensor, correct: Tensor, edges: Tensor, right: bool) -> Tensor:
@@ -265,6 +280,22 @@ def _run_native(confidence: Tensor, correct: Tensor, edges: Tensor, right: bool)
     return table
 
 
+def _run_triton(confidence: Tensor, correct: Tensor, edges: Tensor, right: bool) -> Tensor:
+    real = torch.promote_types(confidence.dtype, torch.float32)
+    above = thresholds(edges[1:-1], real, right)
+    table, bad = binning.bin_statistics(confidence, correct, above)
+    if any_bad(bad):
+        refuse_row("bin_statistics", confidence, first_bad(confidence))
+    return table
+
+
+def _group_triton(group: Tensor, confidence: Tensor, correct: Tensor, n_groups: int) -> Tensor:
+    table, bad = binning.group_statistics(group, confidence, correct, n_groups)
+    if any_bad(bad):
+        _refuse_group(group, confidence, n_groups)
+    return table
+
+
 def thresholds(interior: Tensor, dtype: torch.dtype, right: bool) -> Tensor:
     """The smallest values of `dtype` above (right-closed) or not below the edges."""
     near = interior.to(dtype)
@@ -274,6 +305,7 @@ def thresholds(interior: Tensor, dtype: torch.dtype, right: bool) -> Tensor:
 
 BACKENDS = (
     Backend("native", _run_native, _native.missing, _native.refuse_device),
+    Backend("triton", _run_triton, _triton.missing, _triton.refuse_device),
     Backend("reference", _run_reference),
 )
 
@@ -293,6 +325,7 @@ def _(confidence: Tensor, correct: Tensor, edges: Tensor, right: bool, backend: 
 
 GROUP_BACKENDS = (
     Backend("native", _group_native, _native.missing, _native.refuse_device),
+    Backend("triton", _group_triton, _triton.missing, _triton.refuse_device),
     Backend("reference", _group_reference),
 )
 

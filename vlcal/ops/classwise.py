@@ -9,9 +9,17 @@ import torch
 from torch import Tensor
 
 from vlcal import _native
-from vlcal.ops import reference
+from vlcal.ops import _triton, reference
 from vlcal.ops._dispatch import Backend, custom_op, dispatch
-from vlcal.ops.binning import BinStatistics, check_closed, equal_edges, first_bad, thresholds
+from vlcal.ops._triton import binning
+from vlcal.ops.binning import (
+    BinStatistics,
+    any_bad,
+    check_closed,
+    equal_edges,
+    first_bad,
+    thresholds,
+)
 from vlcal.types import check_labels
 
 WHO = "classwise_statistics"
@@ -77,7 +85,7 @@ def classwise_statistics(
         labels: [N] integers in 0..C-1.
         n_bins: B >= 1.
         closed: "right" for (lo, hi], "left" for [lo, hi).
-        backend: "native" or "reference"; by default the fastest that accepts the call.
+        backend: "native", "triton" or "reference"; by default the fastest that accepts the call.
 
     Returns:
         ClasswiseStatistics; bit-identical for every order, batch split, thread count and backend.
@@ -87,7 +95,7 @@ def classwise_statistics(
         NotImplementedError: the named backend refuses these inputs; the message says why.
 
     Not differentiable. The native backend uses 32 C B bytes beside the result, times the number of
-    threads.
+    threads. On a GPU it waits and is captured as `bin_statistics`.
     """
     if probs.ndim != 2 or not probs.is_floating_point() or probs.shape[1] < 1:
         raise ValueError(
@@ -96,7 +104,7 @@ def classwise_statistics(
         )
     labels = check_labels(WHO, labels, len(probs), None).to(probs.device)
     check_closed(WHO, closed)
-    edges = equal_edges(WHO, n_bins).to(probs.device)
+    edges = equal_edges(WHO, n_bins, probs.device)
     table = _classwise_statistics(probs.detach(), labels, edges, closed == "right", backend or "")
     return ClasswiseStatistics(table, edges, closed)
 
@@ -125,14 +133,32 @@ def _run_native(probs: Tensor, labels: Tensor, edges: Tensor, right: bool) -> Te
     return table
 
 
-def _refuse(probs: Tensor, *others: object) -> str | None:
+def _run_triton(probs: Tensor, labels: Tensor, edges: Tensor, right: bool) -> Tensor:
+    above = thresholds(edges[1:-1], torch.float32, right)
+    table, bad = binning.classwise_statistics(probs, labels, above)
+    if any_bad(bad):
+        check_labels(WHO, labels, *probs.shape)
+        _refuse_value(probs, first_bad(probs.flatten()))
+    return table
+
+
+def _refuse_triton(probs: Tensor, *others: object) -> str | None:
+    return _refuse_double(probs) or _triton.refuse_device(probs, *others)
+
+
+def _refuse_double(probs: Tensor) -> str | None:
     if probs.dtype == torch.float64:
         return "float64 probabilities are not supported, only float32 and half precisions"
-    return _native.refuse_device(probs, *others)
+    return None
+
+
+def _refuse(probs: Tensor, *others: object) -> str | None:
+    return _refuse_double(probs) or _native.refuse_device(probs, *others)
 
 
 BACKENDS = (
     Backend("native", _run_native, _native.missing, _refuse),
+    Backend("triton", _run_triton, _triton.missing, _refuse_triton),
     Backend("reference", _run_reference),
 )
 

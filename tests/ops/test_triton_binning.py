@@ -1,0 +1,182 @@
+"""Traps of the Triton kernels of the binned metrics; the cases run in test_against_reference."""
+
+import pytest
+import torch
+
+from tests.ops.cases import confidences, stored_probs
+from tests.ops.triton_compile import compile_all
+from vlcal.ops import _triton, bin_statistics, classwise_statistics, group_statistics
+from vlcal.ops._triton import binning
+
+pytest.importorskip("triton")
+device = "cpu" if _triton.interpreted() else "cuda"
+
+
+@pytest.fixture(autouse=True)
+def runnable():
+    if why := _triton.missing():
+        pytest.skip(why)
+
+
+@pytest.mark.parametrize("n_bins", [1, 2, 7, 8, 9, 15, 16, 17, 31, 32, 33, 63, 64, 65, 400])
+@pytest.mark.parametrize("closed", ["right", "left"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16], ids=str)
+def test_same_integers_at_every_edge_and_beside_it(n_bins, closed, dtype):
+    edges = torch.linspace(0, 1, n_bins + 1, dtype=torch.float64).to(dtype)
+    beside = [torch.nextafter(edges, torch.full_like(edges, to)) for to in (0.0, 1.0)]
+    confidence = torch.cat([edges, *beside, -torch.zeros(1, dtype=dtype)]).to(device)
+    correct = torch.arange(len(confidence), device=device) % 3 == 0
+    got, want = (
+        bin_statistics(confidence, correct, n_bins, closed=closed, backend=backend)
+        for backend in ("triton", "reference")
+    )
+    assert torch.equal(got.table, want.table)
+
+
+def test_units_round_half_to_even():
+    # exactly between two units, below 2^-7 where a float32 has such digits
+    halves = torch.arange(1, 2000, dtype=torch.float64) * 2**-31
+    for values in (halves, halves.float()):
+        values = values.to(device)
+        correct = torch.ones(len(values), dtype=torch.bool, device=device)
+        got, want = (
+            bin_statistics(values, correct, 1, backend=backend).table
+            for backend in ("triton", "reference")
+        )
+        assert torch.equal(got, want)
+
+
+def test_words_do_not_overflow_when_every_sample_is_one(monkeypatch):
+    # accumulators that get as many samples as they may
+    monkeypatch.setattr(binning, "_tile", lambda: 1024)
+    monkeypatch.setattr(binning, "_programs", lambda: 1)
+    n = 16 * binning.WORD_SAMPLES
+    confidence = torch.ones(n, device=device)
+    correct = torch.ones(n, dtype=torch.bool, device=device)
+    table = bin_statistics(confidence, correct, 64, backend="triton").table.cpu()
+    assert table[:, -1].tolist() == [n, n, n << 30]
+    assert not table[:, :-1].any()
+
+
+@pytest.mark.parametrize("n_groups", [64, 65])
+def test_kept_and_scattered_groups_agree(n_groups):
+    confidence, correct = (values.to(device) for values in confidences(5000))
+    group = torch.arange(5000, device=device) * 31 % 64
+    tables = [
+        group_statistics(group, confidence, correct, groups, backend="triton").table[:, :64]
+        for groups in (64, n_groups)
+    ]
+    assert torch.equal(*tables)
+
+
+@pytest.mark.parametrize("bad", [float("nan"), -1e-9, 1.0001, float("inf")])
+@pytest.mark.parametrize("n_bins", [15, 100])
+def test_refuses_what_is_no_confidence(bad, n_bins):
+    confidence, correct = (values.to(device) for values in confidences(700))
+    confidence[600] = bad
+    with pytest.raises(ValueError, match=r"in row 600 \(1 such rows in all\)"):
+        bin_statistics(confidence, correct, n_bins, backend="triton")
+    with pytest.raises(ValueError, match=r"in row 600 \(1 such rows in all\)"):
+        group_statistics(correct.long(), confidence, correct, n_bins, backend="triton")
+
+
+@pytest.mark.parametrize("n_groups", [10, 100])
+@pytest.mark.parametrize("wrong", [-1, 1 << 40])
+def test_refuses_a_group_out_of_range(n_groups, wrong):
+    confidence, correct = (values.to(device) for values in confidences(300))
+    group = torch.zeros(300, dtype=torch.int64, device=device)
+    group[7] = wrong
+    with pytest.raises(ValueError, match=rf"group must be in 0..{n_groups - 1}, got"):
+        group_statistics(group, confidence, correct, n_groups, backend="triton")
+
+
+def test_classwise_refuses_labels_and_values_out_of_range():
+    probs, labels = (values.to(device) for values in stored_probs(40, 7))
+    with pytest.raises(ValueError, match="labels"):
+        classwise_statistics(probs, labels + 3, backend="triton")
+    probs[3, 5] = float("nan")
+    with pytest.raises(ValueError, match="got nan in row 3, class 5"):
+        classwise_statistics(probs, labels, backend="triton")
+
+
+def test_strides_are_followed_and_what_lies_between_is_not_read():
+    probs, labels = stored_probs(120, 9)
+    wide = torch.full((120, 2, 9, 3), torch.nan, device=device)
+    wide[:, 1, :, 2] = probs.to(device)
+    strided = wide[:, 1, :, 2].T.flip(0).T
+    labels = torch.stack([8 - labels, labels], 1).to(device)[:, 0]
+    got, want = (
+        classwise_statistics(strided, labels, backend=backend).table
+        for backend in ("triton", "reference")
+    )
+    assert torch.equal(got, want)
+
+
+BINS = {
+    "confidence_ptr": "*fp32",
+    "correct_ptr": "*u8",
+    "sums_ptr": "*i64",
+    "bad_ptr": "*i32",
+    "n": "i64",
+}
+BIN_SUMS = {
+    **BINS,
+    "key_ptr": "*i64",
+    "threshold_ptr": "*fp32",
+    "n_bins": "i32",
+    "steps": "i32",
+    "stride_key": "i64",
+    "stride_confidence": "i64",
+    "stride_correct": "i64",
+}
+DOUBLE = {**BIN_SUMS, "confidence_ptr": "*fp64", "threshold_ptr": "*fp64"}
+GROUP_SUMS = {
+    **BINS,
+    "group_ptr": "*i64",
+    "n_groups": "i32",
+    "copies": "i32",
+    "stride_group": "i64",
+    "stride_confidence": "i64",
+    "stride_correct": "i64",
+}
+CLASSWISE_SUMS = {
+    "prob_ptr": "*bf16",
+    "label_ptr": "*i64",
+    "threshold_ptr": "*fp32",
+    "sums_ptr": "*i64",
+    "bad_ptr": "*i32",
+    "n": "i64",
+    "n_classes": "i32",
+    "n_bins": "i32",
+    "steps": "i32",
+    "stride_row": "i64",
+    "stride_class": "i64",
+    "stride_label": "i64",
+}
+
+
+def spec(kernel, signature, **constants):
+    options = {"num_warps": 8 if constants.get("BINS") == 64 else 4, "enable_fp_fusion": True}
+    return {
+        "kernel": kernel,
+        "signature": signature,
+        "constants": constants,
+        "options": options,
+    }
+
+
+def test_kernels_compile_for_ampere_and_hopper_as_launched():
+    made = compile_all(
+        "vlcal.ops._triton.binning_kernels",
+        [
+            spec("bin_sums", BIN_SUMS, BLOCK=512, BINS=8, GROUPS=False),
+            spec("bin_sums", BIN_SUMS, BLOCK=256, BINS=16, GROUPS=False),
+            spec("bin_sums", BIN_SUMS, BLOCK=64, BINS=64, GROUPS=True),
+            spec("bin_sums", DOUBLE, BLOCK=256, BINS=16, GROUPS=False),
+            spec("group_sums", GROUP_SUMS, BLOCK=1024),
+            spec("classwise_sums", CLASSWISE_SUMS, ROWS=2, CLASSES=128, BINS=16),
+            spec("classwise_sums", CLASSWISE_SUMS, ROWS=256, CLASSES=1, BINS=16),
+        ],
+    )
+    assert len(made) == 14
+    assert all(kernel["shared"] <= 99 * 1024 for kernel in made.values())

@@ -130,13 +130,18 @@ def knn(queries: Tensor, keys: Tensor, k: int, exclude_self: bool) -> tuple[Tens
     return distance, index
 
 
+def mean_row(rows: Tensor) -> Tensor:
+    """Mean [D] float64 of rows [n, D], added up by `folded_sum`: the same on every device."""
+    return folded_sum(rows.double().T) / len(rows)
+
+
 def vocabulary_scores(candidates: Tensor, anchors: Tensor, largest: bool) -> Tensor:
     """Mean or largest dot product of each candidate with the anchors: [V] float64.
 
     The mean is the dot product with the mean anchor. Terms are added up by `folded_sum`.
     """
     rows = max(1, BLOCK_VALUES // candidates.shape[1])
-    anchors = anchors.double() if largest else anchors.double().mean(0, keepdim=True)
+    anchors = anchors.double() if largest else mean_row(anchors)[None]
     blocks = []
     for block in candidates.split(rows):
         scores = [folded_sum(block.double() * anchor) for anchor in anchors]

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 
 from vlcal import _native
-from vlcal.ops import reference
+from vlcal.ops import _triton, reference
 from vlcal.ops._directions import leading_directions
 from vlcal.ops._dispatch import Backend, custom_op, dispatch
+from vlcal.ops._triton import search as gpu
 
 # queries that pay for looking for directions in keys that are searched once
 MANY = 8192
@@ -50,7 +51,8 @@ def knn(
         keys: [M, D] floating point, on the same device.
         k: 1 <= k <= M, or <= M - 1 with `exclude_self`.
         exclude_self: the queries are the keys, and row i does not count itself as its neighbor.
-        backend: "native" or "reference"; by default the fastest that accepts the call.
+        backend: "native", "triton", "cuda" or "reference"; by default the fastest that accepts the
+            call.
 
     Returns:
         Neighbors, distances in float32; bit-identical for every batch split of the queries, thread
@@ -59,7 +61,8 @@ def knn(
     Raises:
         ValueError: shapes, dtypes or k break the contract, or a row holds NaN or infinity.
 
-    Not differentiable.
+    Not differentiable. On a GPU the call waits once for the device, to look for NaN; in a CUDA
+    graph being captured it does not, and rows with NaN find nothing in particular.
 
         >>> distance, index = knn(torch.tensor([[0.0], [6.0]]), torch.tensor([[4.0], [1.0]]), 2)
         >>> distance.tolist(), index.tolist()
@@ -123,7 +126,7 @@ def rank_vocabulary(
         anchors: [C, D] floating point, C >= 1, on the same device.
         k: 1 <= k <= V.
         reduce: "mean" or "max" over the anchors.
-        backend: "native" or "reference"; by default the fastest that accepts the call.
+        backend: as for `knn`.
 
     Returns:
         Ranking, highest score first, of equal scores the lowest index first; bit-identical for
@@ -133,7 +136,7 @@ def rank_vocabulary(
         ValueError: shapes, dtypes, k or `reduce` break the contract, or a row holds NaN or
             infinity.
 
-    Not differentiable.
+    Not differentiable. On a GPU it waits for the device as `knn` does.
     """
     check_matrices("rank_vocabulary", candidates=candidates, anchors=anchors)
     if reduce not in ("mean", "max"):
@@ -150,25 +153,27 @@ class SearchIndex:
     the keys is M (D + 24) bytes on a CPU with AVX512-VNNI, 2 M (D + 12) with AVX512-BF16 alone and
     M (4 D + 24) elsewhere; where d < D directions hold most of the keys' variance, M (d + D + 100),
     M (2 d + D + 100) or M (4 d + D + 100), and queries unlike the keys can add the first formula.
+    On a GPU it is M (2 D + 24), D rounded up to a multiple of 64.
 
     Args:
-        keys: [M, D] floating point CPU tensor, M >= 1. Kept without a copy if it is contiguous
-            float32 or float64; a search refuses keys changed in place since.
+        keys: [M, D] floating point, M >= 1. On the CPU kept without a copy if it is contiguous
+            float32 or float64, on a GPU always; a search refuses keys changed in place since.
+        backend: "native", "triton" or "cuda"; by default the fastest that accepts the keys.
 
     Raises:
         ValueError: shape or dtype break the contract, or a row holds NaN or infinity.
-        NotImplementedError: the native extension is missing or the keys are not on the CPU.
+        NotImplementedError: no backend can prepare these keys, or one cannot find so many
+            neighbors; knn has others.
+
+    Searching on a GPU waits for the device as `knn` does.
     """
 
-    def __init__(self, keys: Tensor) -> None:
+    def __init__(self, keys: Tensor, *, backend: str | None = None) -> None:
         check_matrices("SearchIndex", keys=keys)
         _refuse_rows("SearchIndex", keys=keys)
-        if why := _native.missing() or _native.refuse_device(keys):
-            raise NotImplementedError(f"SearchIndex: {why}; knn has other backends")
-        self.keys = _native.real_rows(keys.detach())
+        self._index = dispatch("SearchIndex", INDEX_BACKENDS, (keys.detach(),), backend)
+        self.keys: Tensor = self._index.keys
         self._version = self.keys._version
-        self._index = _native.SearchIndex(self.keys, directions=leading_directions(self.keys))
-        self._index.pack()
 
     def __len__(self) -> int:
         return len(self.keys)
@@ -177,7 +182,7 @@ class SearchIndex:
         """As `knn(queries, keys, k)`."""
         self._check("SearchIndex.knn", queries, k, exclude_self)
         squared, index = self._index.search(queries.detach(), k, exclude_self)
-        return Neighbors(_native.roots(squared), index)
+        return Neighbors(_roots(squared), index)
 
     def proximity(self, queries: Tensor, k: int, *, exclude_self: bool = False) -> Tensor:
         """As `proximity(queries, keys, k)`."""
@@ -233,6 +238,8 @@ def _check_range(who: str, k: int, most: int, what: str) -> None:
 
 def _refuse_rows(who: str, **matrices: Tensor) -> None:
     for name, matrix in matrices.items():
+        if matrix.is_cuda and torch.cuda.is_current_stream_capturing():
+            continue
         if not _native.all_finite(matrix):
             bad = ~torch.isfinite(matrix).all(1)
             raise ValueError(
@@ -245,8 +252,16 @@ def _proximity(distance: Tensor) -> Tensor:
     return distance.double().mean(-1).neg().exp().float()
 
 
+def _roots(squared: Tensor) -> Tensor:
+    return squared.sqrt().float() if squared.is_cuda else _native.roots(squared)
+
+
 def _best(scores: Tensor, k: int) -> Ranking:
     """The k largest of [V] scores, of equal ones the lowest index first."""
+    if scores.is_cuda:
+        # a GPU sorts sooner than it tells how many it kept
+        index = scores.sort(descending=True, stable=True).indices[:k]
+        return Ranking(scores[index].float(), index)
     kept = (scores >= scores.topk(k).values[-1]).nonzero().squeeze(1)
     order = scores[kept].sort(descending=True, stable=True).indices[:k]
     index = kept[order]
@@ -258,12 +273,23 @@ def _run_native(queries: Tensor, keys: Tensor, k: int, exclude_self: bool) -> tu
     directions = leading_directions(keys) if len(queries) >= MANY else None
     index = _native.SearchIndex(keys, directions=directions)
     squared, found = index.search(queries, k, exclude_self)
-    return _native.roots(squared), found
+    return _roots(squared), found
+
+
+def _native_index(keys: Tensor) -> _native.SearchIndex:
+    keys = _native.real_rows(keys)
+    index = _native.SearchIndex(keys, directions=leading_directions(keys))
+    index.pack()
+    return index
+
+
+def _triton_index(keys: Tensor) -> gpu.Index:
+    return gpu.Index(keys, gpu.triton_screens(keys.device))
 
 
 def _score_native(candidates: Tensor, anchors: Tensor, k: int, largest: bool) -> Tensor:
     if not largest:
-        return _native.dots(_native.real_rows(candidates), anchors.double().mean(0))
+        return _native.dots(_native.real_rows(candidates), reference.mean_row(anchors))
     index = _native.SearchIndex(_native.real_rows(anchors), dot=True)
     scores = torch.full((len(candidates),), -torch.inf, dtype=torch.float64)
     kept = _contenders(candidates, anchors, k)
@@ -295,12 +321,27 @@ def _score_reference(candidates: Tensor, anchors: Tensor, k: int, largest: bool)
     return reference.vocabulary_scores(candidates, anchors, largest)
 
 
+def _run_triton(queries: Tensor, keys: Tensor, k: int, exclude_self: bool) -> tuple[Tensor, Tensor]:
+    return gpu.knn(queries, keys, k, exclude_self, screens=gpu.triton_screens(keys.device))
+
+
+def _score_triton(candidates: Tensor, anchors: Tensor, k: int, largest: bool) -> Tensor:
+    screens = gpu.triton_screens(anchors.device)
+    return gpu.vocabulary_scores(candidates, anchors, largest, screens=screens)
+
+
 BACKENDS = (
     Backend("native", _run_native, _native.missing, _native.refuse_device),
+    Backend("triton", _run_triton, _triton.missing, gpu.refuse_knn),
     Backend("reference", reference.knn),
+)
+INDEX_BACKENDS = (
+    Backend("native", _native_index, _native.missing, _native.refuse_device),
+    Backend("triton", _triton_index, _triton.missing, gpu.refuse),
 )
 RANK_BACKENDS = (
     Backend("native", _score_native, _native.missing, _native.refuse_device),
+    Backend("triton", _score_triton, _triton.missing, gpu.refuse),
     Backend("reference", _score_reference),
 )
 

@@ -7,12 +7,41 @@ is another pair of functions and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
+import torch
 from torch import Tensor
+
+from vlcal.ops import _triton
+from vlcal.ops._triton.search_bounds import (
+    Doubts,
+    Frame,
+    Rows,
+    doubts,
+    frame_of,
+    frame_of_queries,
+    lowered,
+)
+
+if TYPE_CHECKING:
+    from vlcal.ops._triton.search_exact import Candidates
 
 # keys whose largest score `group_max` returns as one
 GROUP = 64
+# one key in so many is sampled for the first threshold
+SHARE = 16
+# fewer queries than this do not pay for placing keys that are searched once
+FEW_QUERIES = 16
+# queries screened together: their fp16 rows stay in the cache while keys pass by
+MOST_QUERIES = 8192
+MOST_NEIGHBORS = 2048
+FEWEST_ENTRIES, MOST_ENTRIES = 1024, 16384
+# entries of all lists of one launch
+MOST_LISTED = 1 << 24
+DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+# a row that is not among the keys whichever the query
+NEVER = -(1 << 62)
 
 
 class Screens(NamedTuple):
@@ -23,9 +52,9 @@ class Screens(NamedTuple):
     checked: shapes, types and devices are right, and values are finite but for biases and floors,
     which may be -inf or +inf. There is at least one query and one key.
 
-    group_max(q16, k16, bias) -> [Q, G] float32, G = ceil(V / GROUP): the largest score within each
-        of G groups that hold every key exactly once, at most GROUP keys each (which ones does not
-        matter). A group without a key, if the partition leaves one, is -inf.
+    group_max(q16, k16, bias) -> [Q, G] float32, any G >= ceil(V / GROUP): the largest score within
+        each of G groups that hold every key exactly once, at most GROUP keys each (which ones does
+        not matter). A group without a key, if the partition leaves one, is -inf.
     screen(q16, k16, bias, floor, capacity) -> (count, first, score): appends every pair with
         score >= floor[q] (so -inf >= -inf too, but never a key that does not exist).
         count [Q] int32: entries found, those beyond the capacity too, which are not stored;
@@ -44,3 +73,200 @@ class Screens(NamedTuple):
     screen: Callable[[Tensor, Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]]
     width: int = 1
     step: int = 1
+
+
+class Prepared(NamedTuple):
+    """Keys and their fp16 shadow, ready for many searches."""
+
+    keys: Tensor
+    rows: Rows
+    dot: bool
+
+
+def refuse(*args: object) -> str | None:
+    """Why the search on a GPU cannot take these inputs; None if it can."""
+    for arg in args:
+        if isinstance(arg, Tensor) and arg.dtype not in DTYPES:
+            return f"{arg.dtype} is not supported"
+    return _triton.refuse_device(*args)
+
+
+def refuse_knn(queries: Tensor, keys: Tensor, k: int, *_: object) -> str | None:
+    """The same for `knn`, whose lists of neighbors must fit into registers."""
+    if k > MOST_NEIGHBORS:
+        return f"finds at most {MOST_NEIGHBORS} neighbors, asked for {k}"
+    return refuse(queries, keys)
+
+
+def triton_screens(device: torch.device) -> Screens:
+    """The screens written in Triton."""
+    from vlcal.ops._triton import search_screen
+
+    return search_screen.screens(device)
+
+
+def knn(
+    queries: Tensor, keys: Tensor, k: int, exclude_self: bool, *, screens: Screens
+) -> tuple[Tensor, Tensor]:
+    """What `reference.knn` returns, by these screens."""
+    with torch.cuda.device_of(keys):
+        squared, index = find(queries, keys, k, exclude_self, False, screens)
+    return squared.sqrt().float(), index
+
+
+def vocabulary_scores(
+    candidates: Tensor, anchors: Tensor, largest: bool, *, screens: Screens
+) -> Tensor:
+    """What `reference.vocabulary_scores` returns, by these screens."""
+    from vlcal.ops._triton import search_exact
+    from vlcal.ops.reference import mean_row
+
+    with torch.cuda.device_of(anchors):
+        if not largest:
+            return search_exact.dots(candidates, mean_row(anchors))
+        negated, _ = find(candidates, anchors, 1, False, True, screens)
+        return negated.squeeze(1).neg()
+
+
+class Index:
+    """Keys prepared for many searches by these screens."""
+
+    def __init__(self, keys: Tensor, screens: Screens) -> None:
+        self.keys = keys
+        self._screens = screens
+        with torch.cuda.device_of(keys):
+            self._prepared = prepare(keys)
+
+    def search(self, queries: Tensor, k: int, exclude_self: bool) -> tuple[Tensor, Tensor]:
+        """Squared distances float64 and indices int64, [Q, k], smallest first."""
+        if why := refuse_knn(queries, self.keys, k):
+            raise NotImplementedError(f"SearchIndex: {why}")
+        with torch.cuda.device_of(queries):
+            return find_prepared(queries, self._prepared, k, exclude_self, self._screens)
+
+
+def find(
+    queries: Tensor, keys: Tensor, k: int, exclude_self: bool, dot: bool, screens: Screens
+) -> tuple[Tensor, Tensor]:
+    """Squared distances or negated dots [Q, k] float64 and keys [Q, k] int64, smallest first."""
+    if len(queries) < FEW_QUERIES or not worth_a_screen(len(keys), k + exclude_self):
+        return _scan_all(queries, keys, k, exclude_self, dot)
+    return find_prepared(queries, prepare(keys, dot), k, exclude_self, screens)
+
+
+def find_prepared(
+    queries: Tensor, prepared: Prepared, k: int, exclude_self: bool, screens: Screens
+) -> tuple[Tensor, Tensor]:
+    """The same among prepared keys."""
+    n, wanted = len(queries), k + exclude_self
+    if not n or not worth_a_screen(len(prepared.keys), wanted):
+        return _scan_all(queries, prepared.keys, k, exclude_self, prepared.dot)
+    cost, index = _outputs(queries, k)
+    size = min(MOST_QUERIES, MOST_LISTED // capacity_for(len(prepared.keys), wanted))
+    for start in range(0, n, size):
+        part = slice(start, start + size)
+        itself = start if exclude_self else NEVER
+        _screened(queries[part], prepared, k, itself, screens, cost[part], index[part])
+    return cost, index
+
+
+def prepare(keys: Tensor, dot: bool = False) -> Prepared:
+    """Keys placed in their frame and rounded to fp16; beside them 2 D' + 24 bytes a key."""
+    return Prepared(keys, _placed(keys, frame_of(keys, dot), dot), dot)
+
+
+def worth_a_screen(n_keys: int, wanted: int) -> bool:
+    """Whether groups of keys are many enough to bound the neighbors wanted."""
+    return n_keys >= 2 * GROUP * wanted
+
+
+def every_for(n_keys: int, wanted: int) -> int:
+    """One key in how many is sampled: enough groups for a bound, few enough found beyond it."""
+    return max(1, min(SHARE, n_keys // (4 * GROUP * wanted), MOST_ENTRIES // (8 * wanted)))
+
+
+def capacity_for(n_keys: int, wanted: int) -> int:
+    """Entries in the list of a query: eight times as many as the sample lets one expect."""
+    expected = 8 * every_for(n_keys, wanted) * wanted
+    return 1 << (max(FEWEST_ENTRIES, min(MOST_ENTRIES, expected)) - 1).bit_length()
+
+
+def _screened(
+    queries: Tensor,
+    prepared: Prepared,
+    k: int,
+    itself: int,
+    screens: Screens,
+    cost: Tensor,
+    index: Tensor,
+) -> None:
+    from vlcal.ops._triton import search_exact, search_rows
+
+    keys, rows, dot = prepared
+    placed = _placed(queries, frame_of_queries(queries, rows.frame), dot)
+    trust = doubts(placed, rows, dot)
+    upper, lower = search_rows.biases(rows.length, rows.residual, rows.lift, trust.factors)
+    wanted = k + (itself != NEVER)
+    floor = _floor(placed.half, rows.half, lower, trust.query, wanted, screens)
+    capacity = capacity_for(len(keys), wanted)
+    lists = screens.screen(placed.half, rows.half, upper, floor, capacity)
+    kept = _candidates(lists, trust, screens)
+    search_exact.rerank(queries, keys, k, dot, itself, kept, cost, index)
+    overflowed = kept.count > capacity
+    search_exact.scan(queries, keys, k, dot, itself, overflowed, cost, index)
+
+
+def _floor(
+    q16: Tensor, k16: Tensor, lower: Tensor, doubt: Tensor, wanted: int, screens: Screens
+) -> Tensor:
+    """What the kernel's score of every neighbor wanted reaches, [Q] float32.
+
+    The best of different groups are different keys, so as many as are wanted score at least the
+    last of them, less the doubt; the query itself may be one, and is counted in `wanted`.
+    """
+    every = every_for(len(k16), wanted)
+    best = screens.group_max(q16, k16[::every], lower[::every].contiguous())
+    certain = best.topk(wanted, sorted=False).values.amin(1).double() - doubt
+    return lowered(certain - doubt)
+
+
+def _candidates(
+    lists: tuple[Tensor, Tensor, Tensor], trust: Doubts, screens: Screens
+) -> Candidates:
+    from vlcal.ops._triton.search_exact import Candidates
+
+    reach = (trust.base - trust.query).nan_to_num(nan=-torch.inf, posinf=-torch.inf)
+    return Candidates(*lists, screens.width, screens.step, reach, trust.unit)
+
+
+def _scan_all(
+    queries: Tensor, keys: Tensor, k: int, exclude_self: bool, dot: bool
+) -> tuple[Tensor, Tensor]:
+    cost, index = _outputs(queries, k)
+    if len(queries):
+        from vlcal.ops._triton import search_exact
+
+        itself = 0 if exclude_self else NEVER
+        search_exact.scan(queries, keys, k, dot, itself, None, cost, index)
+    return cost, index
+
+
+def _placed(rows: Tensor, frame: Frame, dot: bool) -> Rows:
+    from vlcal.ops._triton import search_rows
+
+    padded = -(-rows.shape[1] // 64) * 64
+    return Rows(frame, *search_rows.place(rows, frame.center, frame.scale, padded, dot))
+
+
+def _outputs(queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
+    shape, device = (len(queries), k), queries.device
+    cost = torch.empty(shape, dtype=torch.float64, device=device)
+    return cost, torch.empty(shape, dtype=torch.int64, device=device)
+
+
+@lru_cache
+def processors(device: torch.device) -> int:
+    """Multiprocessors of a GPU; a few for the interpreter."""
+    if device.type == "cpu":
+        return 2
+    return torch.cuda.get_device_properties(device).multi_processor_count

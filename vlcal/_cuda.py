@@ -8,7 +8,7 @@ capturing.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 
@@ -73,3 +73,65 @@ def launch_on(tensor: Tensor) -> Iterator[tuple[int, int]]:
     with torch.cuda.device(tensor.device):
         index = torch.cuda.current_device()
         yield index, torch.cuda.current_stream(index).cuda_stream
+
+
+def has_wgmma(device: torch.device) -> bool:
+    """Whether the device runs the kernels written for compute capability 9.0 alone."""
+    return "90a" in architectures() and torch.cuda.get_device_capability(device) == (9, 0)
+
+
+def group_max(q16: Tensor, k16: Tensor, bias: Tensor, *, wgmma: bool | None = None) -> Tensor:
+    """Largest q16 . k16 + bias of each 64 consecutive keys: [Q, ceil(V / 64)] float32.
+
+    Args:
+        q16: [Q, D] float16, D a multiple of 64.
+        k16: [V, D] float16, V < 2^31 - 1024; rows may lie apart by a multiple of D.
+        bias: [V] float32.
+        wgmma: which of the two kernels; by default the one made for the device.
+    """
+    out = torch.empty(len(q16), -(-len(k16) // 64), device=q16.device)
+    run = _search_kernel("group_max", q16, wgmma)
+    with launch_on(q16) as launch:
+        run(*_pairs(q16, k16, bias), out.data_ptr(), *launch)
+    return out
+
+
+def screen(
+    q16: Tensor,
+    k16: Tensor,
+    bias: Tensor,
+    floor: Tensor,
+    capacity: int,
+    *,
+    wgmma: bool | None = None,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Keys with q16 . k16 + bias >= floor: count [Q], key and score [Q, capacity] in any order.
+
+    Keys beyond the capacity are counted, not stored; what lies behind the count is not written.
+
+    Args:
+        q16: [Q, D] float16, D a multiple of 64.
+        k16: [V, D] float16, V < 2^31 - 1024; rows may lie apart by a multiple of D.
+        bias: [V] float32.
+        floor: [Q] float32.
+        capacity: length of the lists.
+        wgmma: which of the two kernels; by default the one made for the device.
+    """
+    count = torch.zeros(len(q16), dtype=torch.int32, device=q16.device)
+    ids = torch.empty(len(q16), capacity, dtype=torch.int32, device=q16.device)
+    score = torch.empty(len(q16), capacity, device=q16.device)
+    run = _search_kernel("screen", q16, wgmma)
+    with launch_on(q16) as launch:
+        outputs = (count.data_ptr(), ids.data_ptr(), score.data_ptr())
+        run(*_pairs(q16, k16, bias), floor.data_ptr(), capacity, *outputs, *launch)
+    return count, ids, score
+
+
+def _search_kernel(name: str, q16: Tensor, wgmma: bool | None) -> Callable[..., None]:
+    generation = "sm90" if (has_wgmma(q16.device) if wgmma is None else wgmma) else "sm80"
+    return getattr(_native.library(), f"{name}_{generation}")
+
+
+def _pairs(q16: Tensor, k16: Tensor, bias: Tensor) -> tuple[int, ...]:
+    keys = (k16.data_ptr(), len(k16), k16.stride(0) if len(k16) > 1 else k16.shape[1])
+    return (q16.data_ptr(), len(q16), *keys, k16.shape[1], bias.data_ptr())

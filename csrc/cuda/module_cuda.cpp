@@ -5,6 +5,7 @@
 #include <cstdint>
 
 #include "cuda/device.h"
+#include "cuda/search.h"
 
 namespace py = pybind11;
 using Address = std::uintptr_t;
@@ -17,12 +18,37 @@ template <class T>
   return reinterpret_cast<T*>(address);
 }
 
+cuda::Pairs pairs(Address queries, int64_t n_queries, Address keys, int64_t n_keys, int64_t key_stride, int64_t dim,
+                  Address bias) {
+  return {at<const void>(queries), n_queries, at<const void>(keys), n_keys, key_stride, dim, at<const float>(bias)};
+}
+
+template <auto Run>
+void group_max(Address queries, int64_t n_queries, Address keys, int64_t n_keys, int64_t key_stride, int64_t dim,
+               Address bias, Address out, int device, Address stream) {
+  Run(pairs(queries, n_queries, keys, n_keys, key_stride, dim, bias), at<float>(out), {device, stream});
+}
+
+template <auto Run>
+void screen(Address queries, int64_t n_queries, Address keys, int64_t n_keys, int64_t key_stride, int64_t dim,
+            Address bias, Address floor, int64_t capacity, Address count, Address ids, Address scores, int device,
+            Address stream) {
+  Run(pairs(queries, n_queries, keys, n_keys, key_stride, dim, bias),
+      {at<const float>(floor), capacity, at<int32_t>(count), at<int32_t>(ids), at<float>(scores)}, {device, stream});
+}
+
 }  // namespace
 
 void bind_cuda(py::module_& m) {
+  using nogil = py::call_guard<py::gil_scoped_release>;
   m.attr("cuda_architectures") = VLCAL_CUDA;
   m.attr("cuda_toolkit") = cuda::toolkit();
   m.def("cuda_problem", &cuda::problem);
+
+  m.def("group_max_sm80", &group_max<cuda::group_max_sm80>, nogil());
+  m.def("group_max_sm90", &group_max<cuda::group_max_sm90>, nogil());
+  m.def("screen_sm80", &screen<cuda::screen_sm80>, nogil());
+  m.def("screen_sm90", &screen<cuda::screen_sm90>, nogil());
 }
 
 }  // namespace vlcal

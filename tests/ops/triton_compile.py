@@ -13,7 +13,8 @@ def compile_all(module: str, specs: list[dict]) -> dict[str, dict]:
     """Compile kernels of `module` for every capability, in a process without the interpreter.
 
     A spec: `kernel`, its name; `signature`, name to Triton type ("*fp16", "fp32", "i64") for every
-    argument that is no constexpr; `constants`, name to value; `options`, such as num_warps. Returns
+    argument that is no constexpr; `constants`, name to value; `options`, such as num_warps;
+    `divisible`, names of arguments known as multiples of 16, as launches find out. Returns
     "kernel/capability" to what the compiler says of it: shared memory in bytes.
     """
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
@@ -27,6 +28,14 @@ def compile_all(module: str, specs: list[dict]) -> dict[str, dict]:
     )
     assert done.returncode == 0, done.stderr[-4000:]
     return json.loads(done.stdout.splitlines()[-1])
+
+
+def _attributes(divisible: list[int]):
+    from triton.backends import compiler
+
+    if hasattr(compiler, "AttrsDescriptor"):
+        return compiler.AttrsDescriptor.from_hints(dict.fromkeys(divisible, 16))
+    return {(place,): [["tt.divisibility", 16]] for place in divisible}
 
 
 def _main(module: str) -> None:
@@ -50,7 +59,8 @@ def _main(module: str) -> None:
             constants = spec["constants"]
             signature = spec["signature"]
         for capability in CAPABILITIES:
-            source = ASTSource(fn=kernel, signature=signature, **{named: constants})
+            attrs = _attributes([names.index(name) for name in spec.get("divisible", [])])
+            source = ASTSource(fn=kernel, signature=signature, attrs=attrs, **{named: constants})
             target = GPUTarget("cuda", capability, 32)
             compiled = triton.compile(source, target=target, options=spec.get("options", {}))
             made[f"{spec['kernel']}/{number}/{capability}"] = {"shared": compiled.metadata.shared}

@@ -13,6 +13,15 @@ from vlcal.types import check_finite, check_labels
 BLOCK_BYTES = 64 << 20
 
 
+PRECISIONS = ("accurate", "fast")
+
+
+def check_precision(who: str, precision: str) -> None:
+    """Refuse what is not the name of a precision."""
+    if precision not in PRECISIONS:
+        raise ValueError(f"{who}: precision must be 'accurate' or 'fast', got {precision!r}")
+
+
 def check_features(who: str, image: Tensor, text: Tensor, which: str = "") -> None:
     """Refuse features that are not [N, D] and [C, D] floating point with C, D >= 1."""
     for name, value in (("image_features", image), ("text_features", text)):
@@ -66,7 +75,12 @@ def check_values(
     n_classes: int = 0,
     **factors: Tensor | None,
 ) -> Tensor | None:
-    """`labels` as int64, after checking them and that every factor is positive and finite."""
+    """`labels` as int64, after checking them and that every factor is positive and finite.
+
+    Unchecked while a CUDA graph is captured: checks wait for the device.
+    """
+    if any(value is not None and capturing(value) for value in (scale, labels, *factors.values())):
+        return None if labels is None else labels.long()
     for name, value in {"logit_scale": scale, **factors}.items():
         if value is None or not value.numel():
             continue
@@ -99,6 +113,11 @@ def wide(*features: Tensor | None) -> torch.dtype:
     """The dtype of the results: float64 if a feature is, else float32."""
     double = any(value is not None and value.dtype == torch.float64 for value in features)
     return torch.float64 if double else torch.float32
+
+
+def capturing(value: Tensor) -> bool:
+    """Whether work on this tensor is being captured in a CUDA graph, where nothing can be read."""
+    return value.is_cuda and torch.cuda.is_current_stream_capturing()
 
 
 def first_bad(values: Tensor) -> int:

@@ -6,19 +6,20 @@ inside the operations, which autocast does not enter.
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from vlcal import _native
-from vlcal.ops import reference
+from vlcal.ops import _triton, reference
 from vlcal.ops._dispatch import Backend, custom_op, dispatch
 from vlcal.ops._inputs import (
     blocks,
     check_factors,
     check_features,
     check_label_kind,
+    check_precision,
     check_values,
     first_bad,
     refuse_float64,
@@ -27,6 +28,8 @@ from vlcal.ops._inputs import (
     wide,
     without_autocast,
 )
+from vlcal.ops._triton import logits as triton_logits
+from vlcal.ops._triton import logits_pack
 from vlcal.types import check_finite
 
 _FEATURE_NAMES = (
@@ -73,6 +76,7 @@ def calibrated_softmax(
     predicted_scale: Tensor | None = None,
     labels: Tensor | None = None,
     k: int = 1,
+    precision: Literal["accurate", "fast"] = "accurate",
     backend: str | None = None,
 ) -> CalibratedSoftmax:
     """Softmax of `logit_scale * image_features @ text_features.T`, reduced row by row.
@@ -114,6 +118,7 @@ def calibrated_softmax(
     check_factors(who, "row_scale", row_scale, n)
     check_factors(who, "predicted_scale", predicted_scale, c)
     check_label_kind(who, labels, n)
+    check_precision(who, precision)
     if isinstance(k, bool) or not isinstance(k, int) or not 1 <= k <= c:
         raise ValueError(f"{who}: k must be in 1..{c} (the number of classes), got {k!r}")
     out = _calibrated_softmax(
@@ -125,6 +130,7 @@ def calibrated_softmax(
         labels,
         k,
         backend or "",
+        precision,
     )
     likelihood = None if labels is None else out[3]
     return CalibratedSoftmax(out[0], out[1], out[2], likelihood, *out[4:])
@@ -136,6 +142,7 @@ def logit_statistics(
     logit_scale: float | Tensor,
     other: tuple[Tensor, Tensor] | None = None,
     *,
+    precision: Literal["accurate", "fast"] = "accurate",
     backend: str | None = None,
 ) -> LogitStatistics:
     """Largest and smallest logit of each row, and how far the row is from another model's.
@@ -163,6 +170,7 @@ def logit_statistics(
     """
     who = "logit_statistics"
     check_features(who, image_features, text_features)
+    check_precision(who, precision)
     if other is not None:
         check_features(who, *other, "other ")
         got, wanted = [len(value) for value in other], [len(image_features), len(text_features)]
@@ -178,6 +186,7 @@ def logit_statistics(
         None if other is None else other[0].detach(),
         None if other is None else other[1].detach(),
         backend or "",
+        precision,
     )
     top, index, low, difference = out
     return LogitStatistics(top, index, low, None if other is None else difference)
@@ -195,6 +204,7 @@ def _run_softmax(
     predicted_scale: Tensor | None,
     labels: Tensor | None,
     k: int,
+    precision: str,
 ) -> tuple[Tensor, ...]:
     check_finite("calibrated_softmax: image_features", image)
     check_finite("calibrated_softmax: text_features", text)
@@ -221,6 +231,7 @@ def _run_statistics(
     scale: Tensor,
     other_image: Tensor | None,
     other_text: Tensor | None,
+    precision: str,
 ) -> tuple[Tensor, ...]:
     pairs = (image, text), (other_image, other_text)
     for value, name in zip((*pairs[0], *pairs[1]), _FEATURE_NAMES, strict=True):
@@ -243,6 +254,7 @@ def _native_softmax(
     predicted_scale: Tensor | None,
     labels: Tensor | None,
     k: int,
+    precision: str,
 ) -> tuple[Tensor, ...]:
     out, bad = _native.calibrated_softmax(
         _native.real_rows(image),
@@ -263,6 +275,7 @@ def _native_statistics(
     scale: Tensor,
     other_image: Tensor | None,
     other_text: Tensor | None,
+    precision: str,
 ) -> tuple[Tensor, ...]:
     out, bad = _native.logit_statistics(
         _native.real_rows(image),
@@ -275,12 +288,17 @@ def _native_statistics(
     return out
 
 
+# the last argument of each is the precision, of which those on the CPU make no use
 SOFTMAX_BACKENDS = (
     Backend("native", _native_softmax, _native.missing, refuse_float64),
+    Backend(
+        "triton", triton_logits.calibrated_softmax, _triton.missing, logits_pack.refuse
+    ),
     Backend("reference", _run_softmax),
 )
 STATISTICS_BACKENDS = (
     Backend("native", _native_statistics, _native.missing, refuse_float64),
+    Backend("triton", triton_logits.logit_statistics, _triton.missing, logits_pack.refuse),
     Backend("reference", _run_statistics),
 )
 
@@ -295,17 +313,18 @@ def _calibrated_softmax(
     labels: Tensor | None,
     k: int,
     backend: str,
+    precision: str = "accurate",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
     who = "calibrated_softmax"
     factors = {"row_scale": row_scale, "predicted_scale": predicted_scale}
     labels = check_values(who, scale, labels, len(text), **factors)
-    args = (image, text, scale, row_scale, predicted_scale, labels, k)
+    args = (image, text, scale, row_scale, predicted_scale, labels, k, precision)
     with without_autocast(image.device.type):
         return dispatch(who, SOFTMAX_BACKENDS, args, backend or None)
 
 
 @_calibrated_softmax.register_fake
-def _(image, text, scale, row_scale, predicted_scale, labels, k, backend):
+def _(image, text, scale, row_scale, predicted_scale, labels, k, backend, precision="accurate"):
     n = image.shape[0]
     real = image.new_empty(n, dtype=wide(image, text))
     return (
@@ -327,15 +346,16 @@ def _logit_statistics(
     other_image: Tensor | None,
     other_text: Tensor | None,
     backend: str,
+    precision: str = "accurate",
 ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
     check_values("logit_statistics", scale)
-    args = (image, text, scale, other_image, other_text)
+    args = (image, text, scale, other_image, other_text, precision)
     with without_autocast(image.device.type):
         return dispatch("logit_statistics", STATISTICS_BACKENDS, args, backend or None)
 
 
 @_logit_statistics.register_fake
-def _(image, text, scale, other_image, other_text, backend):
+def _(image, text, scale, other_image, other_text, backend, precision="accurate"):
     n = image.shape[0]
     real = image.new_empty(n, dtype=wide(image, text))
     other = real.new_empty(0 if other_image is None else n)

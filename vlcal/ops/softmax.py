@@ -8,8 +8,10 @@ import torch
 from torch import Tensor
 
 from vlcal import _native
-from vlcal.ops import reference
+from vlcal.ops import _triton, reference
 from vlcal.ops._dispatch import Backend, custom_op, dispatch
+from vlcal.ops._triton import softmax
+from vlcal.ops.binning import any_bad
 from vlcal.types import check_labels
 
 WHO = "softmax_statistics"
@@ -42,7 +44,7 @@ def softmax_statistics(
     Args:
         logits: [N, C] floating point, C >= 1; -inf masks a class.
         labels: [N] integers in 0..C-1, wanted for `log_likelihood`.
-        backend: "native" or "reference"; by default the fastest that accepts the call.
+        backend: "native", "triton" or "reference"; by default the fastest that accepts the call.
 
     Returns:
         SoftmaxStatistics. Each row is the same bits for every batch split and thread count.
@@ -52,7 +54,9 @@ def softmax_statistics(
             nothing but -inf; the message names the row.
         NotImplementedError: the named backend refuses these inputs; the message says why.
 
-    Not differentiable. Memory is O(N), and 32 MiB for half precisions.
+    Not differentiable. Memory is O(N), and 32 MiB for half precisions on the CPU. On a GPU the
+    check of the values is the one wait for the device; while a CUDA graph is captured they are not
+    checked, and a row that would be refused has NaN.
     """
     if logits.ndim != 2 or not logits.is_floating_point() or logits.shape[1] < 1:
         raise ValueError(
@@ -79,11 +83,23 @@ def _refuse_logits(logits: Tensor, row: int) -> None:
         )
 
 
+def _first_bad(logits: Tensor) -> int:
+    bad = ~logits.amax(-1).isfinite() if len(logits) else torch.zeros(0)
+    return int(bad.int().argmax()) if bool(bad.any()) else -1
+
+
 def _run_reference(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
     _check_range(logits, labels)
-    bad = ~logits.amax(-1).isfinite() if len(logits) else torch.zeros(0)
-    _refuse_logits(logits, int(bad.int().argmax()) if bool(bad.any()) else -1)
+    _refuse_logits(logits, _first_bad(logits))
     return reference.softmax_statistics(logits, labels)
+
+
+def _run_triton(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
+    outputs, bad = softmax.softmax_statistics(logits, labels)
+    if any_bad(bad):
+        _check_range(logits, labels)
+        _refuse_logits(logits, _first_bad(logits))
+    return outputs
 
 
 def _run_native(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
@@ -103,14 +119,23 @@ def _run_native(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, ...]:
     )
 
 
-def _refuse(logits: Tensor, labels: Tensor | None) -> str | None:
+def _refuse_double(logits: Tensor) -> str | None:
     if logits.dtype == torch.float64:
         return "float64 logits are not supported, only float32 and half precisions"
-    return _native.refuse_device(logits, labels)
+    return None
+
+
+def _refuse(logits: Tensor, labels: Tensor | None) -> str | None:
+    return _refuse_double(logits) or _native.refuse_device(logits, labels)
+
+
+def _refuse_triton(logits: Tensor, labels: Tensor | None) -> str | None:
+    return _refuse_double(logits) or _triton.refuse_device(logits, labels)
 
 
 BACKENDS = (
     Backend("native", _run_native, _native.missing, _refuse),
+    Backend("triton", _run_triton, _triton.missing, _refuse_triton),
     Backend("reference", _run_reference),
 )
 

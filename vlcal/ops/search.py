@@ -12,6 +12,7 @@ from vlcal.ops import _triton, reference
 from vlcal.ops._directions import leading_directions
 from vlcal.ops._dispatch import Backend, custom_op, dispatch
 from vlcal.ops._triton import search as gpu
+from vlcal.ops._triton.search_screen import screens as triton_screens
 
 # queries that pay for looking for directions in keys that are searched once
 MANY = 8192
@@ -284,7 +285,7 @@ def _native_index(keys: Tensor) -> _native.SearchIndex:
 
 
 def _triton_index(keys: Tensor) -> gpu.Index:
-    return gpu.Index(keys, gpu.triton_screens(keys.device))
+    return gpu.Index(keys, triton_screens(keys.device))
 
 
 def _score_native(candidates: Tensor, anchors: Tensor, k: int, largest: bool) -> Tensor:
@@ -322,11 +323,11 @@ def _score_reference(candidates: Tensor, anchors: Tensor, k: int, largest: bool)
 
 
 def _run_triton(queries: Tensor, keys: Tensor, k: int, exclude_self: bool) -> tuple[Tensor, Tensor]:
-    return gpu.knn(queries, keys, k, exclude_self, screens=gpu.triton_screens(keys.device))
+    return gpu.knn(queries, keys, k, exclude_self, screens=triton_screens(keys.device))
 
 
 def _score_triton(candidates: Tensor, anchors: Tensor, k: int, largest: bool) -> Tensor:
-    screens = gpu.triton_screens(anchors.device)
+    screens = triton_screens(anchors.device)
     return gpu.vocabulary_scores(candidates, anchors, largest, screens=screens)
 
 

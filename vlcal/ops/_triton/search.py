@@ -7,13 +7,13 @@ is another pair of functions and nothing else.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
-from vlcal.ops import _triton
+from vlcal.ops import _triton, reference
+from vlcal.ops._triton import search_exact, search_rows
 from vlcal.ops._triton.search_bounds import (
     Doubts,
     Frame,
@@ -23,9 +23,7 @@ from vlcal.ops._triton.search_bounds import (
     frame_of_queries,
     lowered,
 )
-
-if TYPE_CHECKING:
-    from vlcal.ops._triton.search_exact import Candidates
+from vlcal.ops._triton.search_exact import Candidates
 
 # keys whose largest score `group_max` returns as one
 GROUP = 64
@@ -98,13 +96,6 @@ def refuse_knn(queries: Tensor, keys: Tensor, k: int, *_: object) -> str | None:
     return refuse(queries, keys)
 
 
-def triton_screens(device: torch.device) -> Screens:
-    """The screens written in Triton."""
-    from vlcal.ops._triton import search_screen
-
-    return search_screen.screens(device)
-
-
 def knn(
     queries: Tensor, keys: Tensor, k: int, exclude_self: bool, *, screens: Screens
 ) -> tuple[Tensor, Tensor]:
@@ -118,12 +109,9 @@ def vocabulary_scores(
     candidates: Tensor, anchors: Tensor, largest: bool, *, screens: Screens
 ) -> Tensor:
     """What `reference.vocabulary_scores` returns, by these screens."""
-    from vlcal.ops._triton import search_exact
-    from vlcal.ops.reference import mean_row
-
     with torch.cuda.device_of(anchors):
         if not largest:
-            return search_exact.dots(candidates, mean_row(anchors))
+            return search_exact.dots(candidates, reference.mean_row(anchors))
         negated, _ = find(candidates, anchors, 1, False, True, screens)
         return negated.squeeze(1).neg()
 
@@ -200,8 +188,6 @@ def _screened(
     cost: Tensor,
     index: Tensor,
 ) -> None:
-    from vlcal.ops._triton import search_exact, search_rows
-
     keys, rows, dot = prepared
     placed = _placed(queries, frame_of_queries(queries, rows.frame), dot)
     trust = doubts(placed, rows, dot)
@@ -233,8 +219,6 @@ def _floor(
 def _candidates(
     lists: tuple[Tensor, Tensor, Tensor], trust: Doubts, screens: Screens
 ) -> Candidates:
-    from vlcal.ops._triton.search_exact import Candidates
-
     reach = (trust.base - trust.query).nan_to_num(nan=-torch.inf, posinf=-torch.inf)
     return Candidates(*lists, screens.width, screens.step, reach, trust.unit)
 
@@ -244,16 +228,12 @@ def _scan_all(
 ) -> tuple[Tensor, Tensor]:
     cost, index = _outputs(queries, k)
     if len(queries):
-        from vlcal.ops._triton import search_exact
-
         itself = 0 if exclude_self else NEVER
         search_exact.scan(queries, keys, k, dot, itself, None, cost, index)
     return cost, index
 
 
 def _placed(rows: Tensor, frame: Frame, dot: bool) -> Rows:
-    from vlcal.ops._triton import search_rows
-
     padded = -(-rows.shape[1] // 64) * 64
     return Rows(frame, *search_rows.place(rows, frame.center, frame.scale, padded, dot))
 
@@ -262,11 +242,3 @@ def _outputs(queries: Tensor, k: int) -> tuple[Tensor, Tensor]:
     shape, device = (len(queries), k), queries.device
     cost = torch.empty(shape, dtype=torch.float64, device=device)
     return cost, torch.empty(shape, dtype=torch.int64, device=device)
-
-
-@lru_cache
-def processors(device: torch.device) -> int:
-    """Multiprocessors of a GPU; a few for the interpreter."""
-    if device.type == "cpu":
-        return 2
-    return torch.cuda.get_device_properties(device).multi_processor_count

@@ -6,65 +6,13 @@ every key (see `search_bounds`). Both kernels wait for memory, not for arithmeti
 
 from __future__ import annotations
 
+from importlib import import_module
+from typing import Any
+
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from vlcal.ops import _triton
-
-LARGEST_HALF = tl.constexpr(65504.0)
-LARGEST_FLOAT = tl.constexpr(1e37)
-
-
-@triton.jit
-def place_kernel(
-    rows_ptr,
-    stride_n,
-    stride_d,
-    center_ptr,
-    scale_ptr,
-    half_ptr,
-    length_ptr,
-    residual_ptr,
-    lift_ptr,
-    n,
-    dim,
-    PADDED: tl.constexpr,
-    DOT: tl.constexpr,
-    BLOCK_N: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    row = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
-    real = row < n
-    scale = tl.load(scale_ptr)
-    length = tl.zeros([BLOCK_N], dtype=tl.float64)
-    residual = tl.zeros([BLOCK_N], dtype=tl.float64)
-    lift = tl.zeros([BLOCK_N], dtype=tl.float64)
-    for start in range(0, PADDED, BLOCK_D):
-        d = start + tl.arange(0, BLOCK_D)
-        inside = real[:, None] & (d < dim)[None, :]
-        at = row[:, None] * stride_n + d.to(tl.int64)[None, :] * stride_d
-        # half precisions are widened by way of float32, which every version can do
-        value = tl.load(rows_ptr + at, mask=inside, other=0.0)
-        if value.dtype != tl.float64:
-            value = value.to(tl.float32).to(tl.float64)
-        center = tl.load(center_ptr + d, mask=d < dim, other=0.0)
-        x = (value - center[None, :]) * scale
-        x = tl.where(inside, x, 0.0)
-        # what fp16 cannot hold is residual
-        half = tl.minimum(tl.maximum(x, -LARGEST_HALF), LARGEST_HALF).to(tl.float16)
-        tl.store(half_ptr + row[:, None] * PADDED + d[None, :], half, mask=real[:, None])
-        lost = x - half.to(tl.float64)
-        length += tl.sum(x * x, axis=1)
-        residual += tl.sum(lost * lost, axis=1)
-        if DOT:
-            lift += tl.sum(x * (center * scale)[None, :], axis=1)
-        else:
-            lift -= 0.5 * tl.sum(x * x, axis=1)
-    tl.store(length_ptr + row, tl.sqrt(length), mask=real)
-    tl.store(residual_ptr + row, tl.sqrt(residual), mask=real)
-    tl.store(lift_ptr + row, lift, mask=real)
 
 
 def place(
@@ -86,7 +34,7 @@ def place(
     block_n = 1024 if _triton.interpreted() else 8
     block_d = 128 if padded % 128 == 0 else 64
     if n:
-        place_kernel[(triton.cdiv(n, block_n),)](
+        _kernels().place_kernel[(-(-n // block_n),)](
             rows,
             rows.stride(0),
             rows.stride(1),
@@ -106,40 +54,6 @@ def place(
     return half, length, residual, lift
 
 
-@triton.jit
-def bias_kernel(
-    length_ptr,
-    residual_ptr,
-    lift_ptr,
-    factors_ptr,
-    upper_ptr,
-    lower_ptr,
-    n,
-    BLOCK: tl.constexpr,
-):
-    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    real = row < n
-    length = tl.load(length_ptr + row, mask=real, other=0.0)
-    residual = tl.load(residual_ptr + row, mask=real, other=0.0)
-    lift = tl.load(lift_ptr + row, mask=real, other=0.0) * tl.load(factors_ptr)
-    span = length + residual
-    far = length + tl.load(factors_ptr + 4)
-    doubt = span * span * tl.load(factors_ptr + 1) + residual * residual * tl.load(factors_ptr + 2)
-    doubt += far * far * tl.load(factors_ptr + 3) + tl.abs(lift) * 2.0**-22
-    doubt *= 1 + 2.0**-20
-    # float32 rounds by less than the share added here; the constant is for what it flushes to zero
-    upper = lift + doubt
-    upper += tl.abs(upper) * 2.0**-23 + 1e-30
-    lower = lift - doubt
-    lower -= tl.abs(lower) * 2.0**-23 + 1e-30
-    # a key about which nothing is known is always a candidate and never a witness
-    known = (doubt < LARGEST_FLOAT) & (tl.abs(lift) < LARGEST_FLOAT)
-    upper = tl.where(known, upper, float("inf"))
-    lower = tl.where(known, lower, float("-inf"))
-    tl.store(upper_ptr + row, upper.to(tl.float32), mask=real)
-    tl.store(lower_ptr + row, lower.to(tl.float32), mask=real)
-
-
 def biases(
     length: Tensor, residual: Tensor, lift: Tensor, factors: Tensor
 ) -> tuple[Tensor, Tensor]:
@@ -155,7 +69,11 @@ def biases(
     upper = torch.empty(len(length), dtype=torch.float32, device=length.device)
     lower = torch.empty_like(upper)
     block = 1 << 16 if _triton.interpreted() else 1024
-    bias_kernel[(triton.cdiv(len(length), block),)](
+    _kernels().bias_kernel[(-(-len(length) // block),)](
         length, residual, lift, factors, upper, lower, len(length), BLOCK=block, num_warps=4
     )
     return upper, lower
+
+
+def _kernels() -> Any:
+    return import_module("vlcal.ops._triton.search_kernels")

@@ -10,15 +10,15 @@ of the atomics, for sixteen keys evaluated where one would do.
 from __future__ import annotations
 
 from functools import lru_cache
-from typing import NamedTuple
+from importlib import import_module
+from typing import Any, NamedTuple
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
 
 from vlcal.ops import _triton
-from vlcal.ops._triton.search import GROUP, Screens, processors
+from vlcal.ops._triton.search import GROUP, Screens
+from vlcal.ops._triton.search_exact import processors
 
 
 class Blocks(NamedTuple):
@@ -45,72 +45,6 @@ AMPERE_FEW = Blocks(queries=64, keys=128, depth=32, warps=4, stages=4)
 INTERPRETED = Blocks(queries=64, keys=256, depth=64, warps=4, stages=1)
 
 
-@triton.jit
-def screen_kernel(
-    q_ptr,
-    k_ptr,
-    bias_ptr,
-    floor_ptr,
-    count_ptr,
-    first_ptr,
-    score_ptr,
-    n_queries,
-    n_keys,
-    every,
-    capacity,
-    groups,
-    DEPTH: tl.constexpr,
-    APPEND: tl.constexpr,
-    WIDTH: tl.constexpr,
-    BLOCK_Q: tl.constexpr,
-    BLOCK_K: tl.constexpr,
-    BLOCK_D: tl.constexpr,
-):
-    STEPS: tl.constexpr = DEPTH // BLOCK_D
-    STEP: tl.constexpr = BLOCK_K // WIDTH
-    query_tiles = tl.cdiv(n_queries, BLOCK_Q)
-    tiles = query_tiles * tl.cdiv(n_keys, BLOCK_K)
-    mine = tl.cdiv(tiles - tl.program_id(0), tl.num_programs(0))
-    depth = tl.arange(0, BLOCK_D)
-    scores = tl.zeros([BLOCK_Q, BLOCK_K], dtype=tl.float32)
-    tile = tl.program_id(0)
-    q_at = (tile % query_tiles) * BLOCK_Q + tl.arange(0, BLOCK_Q).to(tl.int64)
-    k_at = (tile // query_tiles).to(tl.int64) * BLOCK_K + tl.arange(0, BLOCK_K)
-    for number in range(0, mine * STEPS):
-        step = number % STEPS
-        # rows behind the last are the last again: loads need no mask, their scores are dropped
-        q_row = tl.minimum(q_at, n_queries - 1)
-        k_row = tl.minimum(k_at, n_keys - 1)
-        d = step * BLOCK_D + depth
-        q = tl.load(q_ptr + q_row[:, None] * DEPTH + d[None, :])
-        k = tl.load(k_ptr + k_row[None, :] * (every * DEPTH) + d[:, None])
-        scores = tl.dot(q, k, scores)
-        if step == STEPS - 1:
-            bias = tl.load(bias_ptr + k_at, mask=k_at < n_keys, other=float("-inf"))
-            scores += bias[None, :]
-            best = tl.max(tl.reshape(scores, [BLOCK_Q, WIDTH, STEP]), axis=1)
-            group = (tile // query_tiles).to(tl.int64) * STEP + tl.arange(0, STEP)
-            first = (tile // query_tiles).to(tl.int64) * BLOCK_K + tl.arange(0, STEP)
-            real = (q_at < n_queries)[:, None]
-            if APPEND:
-                floor = tl.load(floor_ptr + q_at, mask=q_at < n_queries, other=float("inf"))
-                found = (best >= floor[:, None]) & (first < n_keys)[None, :] & real
-                one = tl.full([BLOCK_Q, STEP], 1, tl.int32)
-                count_at = count_ptr + q_at[:, None] + tl.zeros([1, STEP], tl.int64)
-                place = tl.atomic_add(count_at, one, mask=found, sem="relaxed")
-                kept = found & (place < capacity)
-                out = q_at[:, None] * capacity + place
-                tl.store(score_ptr + out, best, mask=kept)
-                key = first[None, :] + tl.zeros([BLOCK_Q, 1], tl.int64)
-                tl.store(first_ptr + out, key, mask=kept)
-            else:
-                tl.store(score_ptr + q_at[:, None] * groups + group[None, :], best, mask=real)
-            scores = tl.zeros([BLOCK_Q, BLOCK_K], dtype=tl.float32)
-            tile += tl.num_programs(0)
-            q_at = (tile % query_tiles) * BLOCK_Q + tl.arange(0, BLOCK_Q).to(tl.int64)
-            k_at = (tile // query_tiles).to(tl.int64) * BLOCK_K + tl.arange(0, BLOCK_K)
-
-
 def blocks_for(capability: tuple[int, int], n_queries: int) -> Blocks:
     """Tiles for a GPU and a number of queries."""
     if _triton.interpreted():
@@ -123,7 +57,7 @@ def blocks_for(capability: tuple[int, int], n_queries: int) -> Blocks:
 def group_max(q16: Tensor, k16: Tensor, bias: Tensor) -> Tensor:
     """The largest score of each group of keys [Q, G] float32; see `search.Screens`."""
     blocks = blocks_for(_capability(q16.device), len(q16))
-    tiles = triton.cdiv(len(k16), blocks.keys)
+    tiles = -(-len(k16) // blocks.keys)
     width = min(GROUP, blocks.keys)
     groups = tiles * (blocks.keys // width)
     best = torch.empty(len(q16), groups, dtype=torch.float32, device=q16.device)
@@ -165,11 +99,12 @@ def _launch(
     width: int,
     append: bool,
 ) -> None:
+    kernels: Any = import_module("vlcal.ops._triton.search_kernels")
     depth = q16.shape[1]
-    tiles = triton.cdiv(len(q16), blocks.queries) * triton.cdiv(len(k16), blocks.keys)
+    tiles = -(-len(q16) // blocks.queries) * -(-len(k16) // blocks.keys)
     # one program fills a multiprocessor of Hopper, two or three one of Ampere
     programs = min(tiles, (1 if blocks.keys == 256 else 3) * processors(q16.device))
-    screen_kernel[(programs,)](
+    kernels.screen_kernel[(programs,)](
         q16,
         k16,
         bias,

@@ -1,10 +1,17 @@
 """The CUDA C++ screens: on an emulated GPU bit for bit, compiled without one, and on one."""
 
+import re
 import shutil
 import subprocess
+from functools import partial
 from pathlib import Path
 
 import pytest
+import torch
+
+from vlcal import _cuda, _native, ops
+from vlcal.ops import _cuda_search
+from vlcal.ops._triton import search as gpu
 
 ROOT = Path(__file__).parents[2]
 HERE = Path(__file__).parent / "cuda"
@@ -67,3 +74,219 @@ def test_kernels_keep_everything_in_registers(tmp_path, arch, kernels):
     assert done.stderr.count(spotless) == done.stderr.count("bytes stack frame") == kernels
     # such as that products wait for each other, or that registers cannot be handed over
     assert "warning" not in done.stderr.lower()
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        lambda rows: ops.knn(rows, rows, 3, backend="cuda"),
+        lambda rows: ops.rank_vocabulary(rows, rows, 3, reduce="max", backend="cuda"),
+        lambda rows: ops.SearchIndex(rows, backend="cuda"),
+    ],
+)
+def test_refuses_other_devices_with_a_reason(call):
+    why = _cuda.missing() or "takes CUDA tensors, got cpu"
+    with pytest.raises(NotImplementedError, match=f"cuda: .*{re.escape(why)}"):
+        call(torch.randn(20, 8))
+
+
+@pytest.mark.skipif(_cuda.not_built() is not None, reason=str(_cuda.not_built()))
+@pytest.mark.parametrize("name", ["group_max", "screen"])
+@pytest.mark.parametrize("generation", ["sm80", "sm90"])
+def test_a_launch_that_cannot_be_is_a_sentence(name, generation):
+    run = getattr(_native.library(), f"{name}_{generation}")
+    outputs = (0,) if name == "group_max" else (0, 1, 0, 0, 0)
+    with pytest.raises(ValueError, match="must be a multiple of 64 up to 16777216, got 65"):
+        run(0, 1, 0, 1, 65, 65, 0, *outputs, 0, 0)
+    with pytest.raises(
+        ValueError, match="takes at most 2147482624 rows, got 1 queries and 2147483648"
+    ):
+        run(0, 1, 0, 2**31, 64, 64, 0, *outputs, 0, 0)
+
+
+# everything below needs a GPU
+
+
+@pytest.fixture(params=["mma.sync", "wgmma"])
+def kernel(request):
+    """The keyword argument that chooses a kernel this GPU can run."""
+    if why := _cuda_search.missing():
+        pytest.skip(why)
+    wgmma = request.param == "wgmma"
+    if wgmma and not _cuda.has_wgmma(torch.device("cuda")):
+        pytest.skip("wgmma needs compute capability 9.0 and a build for 90a")
+    return {"wgmma": wgmma}
+
+
+def integers(n_queries, n_keys, dim, every=1):
+    """Rows whose products are exact in float32 in any order, and biases with infinite ones."""
+    generator = torch.Generator("cuda").manual_seed(n_queries + n_keys + dim)
+    kind = {"device": "cuda", "generator": generator}
+    q16 = torch.randint(-4, 5, (n_queries, dim), **kind).half()
+    k16 = torch.randint(-4, 5, (n_keys * every, dim), **kind).half()[::every]
+    bias = torch.randint(-100, 100, (n_keys,), **kind) / 4
+    bias[torch.rand(n_keys, **kind) < 0.05] = -torch.inf
+    return q16, k16, bias
+
+
+def truth(q16, k16, bias):
+    return q16.double() @ k16.double().T + bias.double()
+
+
+def assert_lists_hold(lists, scores, floor, capacity):
+    count, ids, found = lists
+    reached = scores >= floor.double()[:, None]
+    assert torch.equal(count.long(), reached.sum(1))
+    stored = torch.arange(capacity, device="cuda") < count[:, None]
+    row, _ = stored.nonzero(as_tuple=True)
+    listed = torch.zeros_like(reached, dtype=torch.int32)
+    listed.index_put_((row, ids[stored].long()), torch.ones_like(row, dtype=torch.int32), True)
+    assert int(listed.max()) <= 1
+    assert not (listed.bool() & ~reached).any()
+    assert torch.equal(listed.sum(1), count.clamp(max=capacity).long())
+    assert torch.equal(found[stored].double(), scores[row, ids[stored].long()])
+
+
+SIZES = [
+    (1, 1, 64),
+    (1, 64, 64),
+    (128, 256, 64),
+    (127, 255, 128),
+    (129, 257, 192),
+    (128, 1, 512),
+    (300, 10_001, 512),
+    (5, 100_003, 512),
+    (4100, 30_000, 64),
+    (1000, 4097, 576),
+    (64, 3000, 1024),
+    (33, 1025, 2048),
+    (2, 300_000, 320),
+]
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_group_maxima_are_those_of_the_scores(kernel, size):
+    q16, k16, bias = integers(*size)
+    scores = truth(q16, k16, bias)
+    padded = torch.nn.functional.pad(scores, (0, -size[1] % 64), value=-torch.inf)
+    expected = padded.view(size[0], -1, 64).amax(2)
+    assert torch.equal(_cuda.group_max(q16, k16, bias, **kernel).double(), expected)
+
+
+@pytest.mark.parametrize("size", SIZES, ids=str)
+def test_lists_hold_every_key_that_reaches_the_floor(kernel, size):
+    q16, k16, bias = integers(*size)
+    scores = truth(q16, k16, bias)
+    rank = max(1, size[1] - 50)
+    floor = scores.kthvalue(rank, 1).values.float()
+    floor[::7] = torch.inf
+    capacity = 512
+    lists = _cuda.screen(q16, k16, bias, floor, capacity, **kernel)
+    assert_lists_hold(lists, scores, floor, capacity)
+
+
+@pytest.mark.parametrize("capacity", [1, 7, 1000])
+def test_lists_count_what_they_cannot_hold(kernel, capacity):
+    q16, k16, bias = integers(130, 1000, 128)
+    floor = torch.full((130,), -torch.inf, device="cuda")
+    floor[::2] = 0
+    lists = _cuda.screen(q16, k16, bias, floor, capacity, **kernel)
+    assert_lists_hold(lists, truth(q16, k16, bias), floor, capacity)
+
+
+@pytest.mark.parametrize("every", [2, 3, 17])
+def test_keys_may_lie_apart(kernel, every):
+    q16, k16, bias = integers(70, 900, 256, every)
+    scores = truth(q16, k16, bias)
+    floor = torch.zeros(70, device="cuda")
+    lists = _cuda.screen(q16, k16, bias, floor, 900, **kernel)
+    assert_lists_hold(lists, scores, floor, 900)
+    best = _cuda.group_max(q16, k16, bias, **kernel)
+    assert torch.equal(best.amax(1).double(), scores.amax(1))
+
+
+@pytest.mark.parametrize("dim", [128, 512, 1024])
+def test_every_run_is_the_same(kernel, dim):
+    q16, k16, bias = integers(256, 50_000, dim)
+    first = _cuda.group_max(q16, k16, bias, **kernel)
+    runs = [_cuda.group_max(q16, k16, bias, **kernel) for _ in range(50)]
+    assert all(torch.equal(first, run) for run in runs)
+
+
+def test_runs_on_the_current_stream_and_in_a_graph(kernel):
+    q16, k16, bias = integers(200, 3000, 512)
+    scores, floor = truth(q16, k16, bias), torch.full((200,), 150.0, device="cuda")
+    graph, stream = torch.cuda.CUDAGraph(), torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        assert_lists_hold(_cuda.screen(q16, k16, bias, floor, 3000, **kernel), scores, floor, 3000)
+    torch.cuda.current_stream().wait_stream(stream)
+    with torch.cuda.graph(graph):
+        lists = _cuda.screen(q16, k16, bias, floor, 3000, **kernel)
+    floor.fill_(120.0)
+    graph.replay()
+    graph.replay()
+    assert_lists_hold(lists, scores, floor, 3000)
+
+
+@pytest.mark.parametrize("dim", [64, 512, 1024])
+def test_scores_stay_within_the_bound_of_the_certificate(kernel, dim):
+    generator = torch.Generator("cuda").manual_seed(dim)
+    q16 = torch.randn(150, dim, device="cuda", generator=generator).half()
+    k16 = torch.randn(5000, dim, device="cuda", generator=generator).half()
+    bias = torch.randn(5000, device="cuda", generator=generator)
+    floor = torch.full((150,), -torch.inf, device="cuda")
+    _, ids, found = _cuda.screen(q16, k16, bias, floor, 5000, **kernel)
+    product = (q16.double() @ k16.double().T).gather(1, ids.long())
+    lengths = q16.double().norm(dim=1)[:, None] * k16.double().norm(dim=1)[ids.long()]
+    shift = bias[ids.long()].double()
+    bound = dim * 2.0**-22 * lengths + 2.0**-23 * (lengths + shift.abs())
+    assert ((found.double() - product - shift).abs() <= bound).all()
+
+
+def clustered(n, dim, seed):
+    generator = torch.Generator("cuda").manual_seed(seed)
+    kind = {"device": "cuda", "generator": generator}
+    centers = torch.randn(50, dim, **kind)
+    rows = centers[torch.randint(50, (n,), **kind)] + 0.3 * torch.randn(n, dim, **kind) + 1
+    return torch.nn.functional.normalize(rows, dim=1)
+
+
+@pytest.mark.parametrize(
+    ("n", "dim", "k"), [(20_000, 512, 10), (30_001, 100, 1), (9_000, 1000, 50)]
+)
+@pytest.mark.parametrize("exclude_self", [False, True])
+def test_neighbors_are_those_of_the_other_backends(kernel, monkeypatch, n, dim, k, exclude_self):
+    screens = gpu.Screens(partial(_cuda.group_max, **kernel), partial(_cuda.screen, **kernel))
+    monkeypatch.setattr(_cuda_search, "SCREENS", screens)
+    keys = clustered(n, dim, 0)
+    keys[n // 2 : n // 2 + 500] = keys[:500]
+    queries = keys if exclude_self else clustered(300, dim, 1)
+    ours = ops.knn(queries, keys, k, exclude_self=exclude_self, backend="cuda")
+    triton = ops.knn(queries, keys, k, exclude_self=exclude_self, backend="triton")
+    assert torch.equal(ours.index, triton.index)
+    assert torch.equal(ours.distance, triton.distance)
+    if not exclude_self:
+        exact = ops.knn(queries[:40].cpu(), keys.cpu(), k, backend="native")
+        assert torch.equal(ours.index[:40].cpu(), exact.index)
+
+
+def test_an_index_and_a_ranking_use_these_screens(kernel, monkeypatch):
+    screens = gpu.Screens(partial(_cuda.group_max, **kernel), partial(_cuda.screen, **kernel))
+    monkeypatch.setattr(_cuda_search, "SCREENS", screens)
+    rows = clustered(20_000, 256, 2)
+    queries = clustered(400, 256, 3)
+    index = ops.SearchIndex(rows, backend="cuda")
+    assert torch.equal(
+        index.knn(queries, 5).index, ops.knn(queries, rows, 5, backend="triton").index
+    )
+    ours = ops.rank_vocabulary(rows, queries, 100, reduce="max", backend="cuda")
+    truth = ops.rank_vocabulary(rows.cpu(), queries.cpu(), 100, reduce="max", backend="native")
+    assert torch.equal(ours.index.cpu(), truth.index)
+
+
+def test_wgmma_refuses_other_devices(kernel):
+    if _cuda.has_wgmma(torch.device("cuda")):
+        pytest.skip("this device has wgmma")
+    with pytest.raises(ValueError, match=r"needs compute capability 9\.0, this is"):
+        _cuda.group_max(*integers(1, 1, 64), wgmma=True)

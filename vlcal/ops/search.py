@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from vlcal import _native
-from vlcal.ops import _triton, reference
+from vlcal.ops import _cuda_search, _triton, reference
 from vlcal.ops._directions import leading_directions
 from vlcal.ops._dispatch import Backend, custom_op, dispatch
 from vlcal.ops._triton import search as gpu
@@ -334,15 +334,18 @@ def _score_triton(candidates: Tensor, anchors: Tensor, k: int, largest: bool) ->
 BACKENDS = (
     Backend("native", _run_native, _native.missing, _native.refuse_device),
     Backend("triton", _run_triton, _triton.missing, gpu.refuse_knn),
+    Backend("cuda", _cuda_search.knn, _cuda_search.missing, _cuda_search.refuse_knn),
     Backend("reference", reference.knn),
 )
 INDEX_BACKENDS = (
     Backend("native", _native_index, _native.missing, _native.refuse_device),
     Backend("triton", _triton_index, _triton.missing, gpu.refuse),
+    Backend("cuda", _cuda_search.index, _cuda_search.missing, _cuda_search.refuse),
 )
 RANK_BACKENDS = (
     Backend("native", _score_native, _native.missing, _native.refuse_device),
     Backend("triton", _score_triton, _triton.missing, gpu.refuse),
+    Backend("cuda", _cuda_search.scores, _cuda_search.missing, _cuda_search.refuse),
     Backend("reference", _score_reference),
 )
 

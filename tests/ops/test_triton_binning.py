@@ -3,10 +3,16 @@
 import pytest
 import torch
 
-from tests.ops.cases import confidences, stored_probs
+from tests.ops.cases import confidences, stored_probs, tied
 from tests.ops.triton_compile import compile_all
-from vlcal.ops import _triton, bin_statistics, classwise_statistics, group_statistics
-from vlcal.ops._triton import binning
+from vlcal.ops import (
+    _triton,
+    bin_statistics,
+    classwise_statistics,
+    equal_mass_statistics,
+    group_statistics,
+)
+from vlcal.ops._triton import binning, equal_mass
 
 pytest.importorskip("triton")
 device = "cpu" if _triton.interpreted() else "cuda"
@@ -112,6 +118,40 @@ def test_strides_are_followed_and_what_lies_between_is_not_read():
     assert torch.equal(got, want)
 
 
+@pytest.mark.parametrize("n_bins", [1, 2, 15, 63, 64])
+@pytest.mark.parametrize("make", [confidences, tied])
+def test_cells_and_sort_put_equal_confidences_into_the_same_bins(n_bins, make):
+    confidence, correct = (values.to(device) for values in make(3001))
+    confidence[:500] = -0.0
+    by_cells, no = equal_mass.by_cells(confidence, correct, n_bins, equal_mass.PASSES)
+    by_sort, none = equal_mass.by_sort(confidence, correct, n_bins, together=True)
+    assert torch.equal(by_cells, by_sort)
+    assert int(no) == int(none) == 0
+    want = equal_mass_statistics(confidence, correct, n_bins, backend="reference").table
+    assert torch.equal(by_cells, want)
+
+
+@pytest.mark.parametrize("ties", ["together", "order"])
+@pytest.mark.parametrize("bad", [float("nan"), -1e-9, 1.0001])
+def test_equal_mass_refuses_what_is_no_confidence(ties, bad):
+    confidence, correct = (values.to(device) for values in confidences(700))
+    confidence[600] = bad
+    with pytest.raises(ValueError, match=r"in row 600 \(1 such rows in all\)"):
+        equal_mass_statistics(confidence, correct, ties=ties, backend="triton")
+
+
+def test_equal_mass_follows_strides():
+    confidence, correct = (values.to(device) for values in confidences(3000))
+    wide = torch.full((3000, 3), torch.nan, device=device)
+    wide[:, 1] = confidence
+    right = torch.stack([~correct, correct], 1)[:, 1]
+    got, want = (
+        equal_mass_statistics(*args, 10, backend="triton").table
+        for args in ((wide[:, 1], right), (confidence, correct))
+    )
+    assert torch.equal(got, want)
+
+
 BINS = {
     "confidence_ptr": "*fp32",
     "correct_ptr": "*u8",
@@ -155,6 +195,18 @@ CLASSWISE_SUMS = {
 }
 
 
+SAMPLES = {
+    "confidence_ptr": "*fp32",
+    "correct_ptr": "*u8",
+    "sums_ptr": "*i64",
+    "n": "i64",
+    "stride_confidence": "i64",
+    "stride_correct": "i64",
+}
+CELL_SUMS = {**SAMPLES, "bad_ptr": "*i32", "copies": "i32"}
+VALUE_SUMS = {**SAMPLES, "slot_ptr": "*i32"}
+
+
 def spec(kernel, signature, **constants):
     options = {"num_warps": 8 if constants.get("BINS") == 64 else 4, "enable_fp_fusion": True}
     return {
@@ -179,4 +231,16 @@ def test_kernels_compile_for_ampere_and_hopper_as_launched():
         ],
     )
     assert len(made) == 14
+    assert all(kernel["shared"] <= 99 * 1024 for kernel in made.values())
+
+
+def test_equal_mass_kernels_compile_for_ampere_and_hopper_as_launched():
+    made = compile_all(
+        "vlcal.ops._triton.equal_mass_kernels",
+        [
+            spec("cell_sums", CELL_SUMS, CELLS=equal_mass.CELLS, BLOCK=equal_mass.ROWS),
+            spec("value_sums", VALUE_SUMS, VALUES=equal_mass.VALUES, BLOCK=equal_mass.ROWS),
+        ],
+    )
+    assert len(made) == 4
     assert all(kernel["shared"] <= 99 * 1024 for kernel in made.values())

@@ -42,10 +42,12 @@ VLCAL_ANYWHERE Range part(int64_t tiles, int splits, int which) {
   return {tiles * which / splits, tiles * (which + 1) / splits};
 }
 
-// The number of parts that keeps the processors busiest: rounds of blocks x (tiles of a part + loading the queries).
+// The number of parts that keeps the processors busiest: rounds of blocks x (tiles of a part + loading the queries,
+// half a tile's time). More than four rounds gain nothing.
 VLCAL_ANYWHERE int choose_splits(int64_t query_blocks, int64_t tiles, int64_t at_once) {
   int64_t best = 1, best_cost = INT64_MAX;
-  for (int64_t splits = 1; splits <= tiles && splits <= 1024; ++splits) {
+  const int64_t useful = 4 * at_once / query_blocks;
+  for (int64_t splits = 1; splits <= tiles && (splits == 1 || splits <= useful); ++splits) {
     const int64_t cost = pieces(query_blocks * splits, at_once) * (2 * pieces(tiles, splits) + 1);
     if (cost < best_cost) {
       best = splits;

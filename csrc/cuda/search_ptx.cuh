@@ -63,8 +63,9 @@ __device__ __forceinline__ void arrive(uint32_t barrier) {
 __device__ __forceinline__ void expect_bytes(uint32_t barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
-// Returns when the phase of this parity is complete.
+// Returns when the phase of this parity is complete. Half a minute without it is a mistake: an error then, not a hang.
 __device__ __forceinline__ void wait_barrier(uint32_t barrier, uint32_t parity) {
+  const long long start = clock64();
   uint32_t done = 0;
   while (!done) {
     asm volatile(
@@ -76,6 +77,7 @@ __device__ __forceinline__ void wait_barrier(uint32_t barrier, uint32_t parity) 
         : "=r"(done)
         : "r"(barrier), "r"(parity)
         : "memory");
+    if (!done && clock64() - start > 1ll << 36) __trap();
   }
 }
 

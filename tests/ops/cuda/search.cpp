@@ -2,7 +2,7 @@
 // so that every sum is exact in any order.
 //
 //   search <kernel: 80 | 90> <queries> <keys> <dim> <key stride / dim> <processors> <shared memory limit> <seed>
-#include "emulator.h"
+#include "emulated_ptx.h"
 
 // below the stand-in for the instructions it is written in
 #include "../../../csrc/cuda/search_sm80.cuh"
@@ -51,6 +51,30 @@ float score_of(const Case& c, const Data& data, int64_t q, int64_t v) {
     sum += static_cast<float>(data.queries[q * c.dim + d]) * static_cast<float>(data.keys[v * data.key_stride + d]);
   }
   return sum + data.bias[v];
+}
+
+// The parts of the keys follow each other, and every plan fits.
+void check_arithmetic() {
+  for (const int64_t tiles : {1, 2, 7, 132, 3907}) {
+    for (const int64_t blocks : {1, 2, 79, 1000}) {
+      const int splits = choose_splits(blocks, tiles, 132);
+      require(splits >= 1 && splits <= tiles, "a part without a tile");
+      int64_t next = 0;
+      for (int which = 0; which < splits; ++which) {
+        const Range range = part(tiles, splits, which);
+        require(range.first == next && range.last > next, "parts that do not follow each other");
+        next = range.last;
+      }
+      require(next == tiles, "parts that leave keys out");
+    }
+  }
+  require(choose_splits(8, 3907, 132) == 33 && choose_splits(132, 40, 132) == 1, "a poor choice of parts");
+  for (int dim = kDepth; dim <= 4096; dim += kDepth) {
+    const sm90::Plan plan = sm90::plan(dim, 232448);
+    const uint32_t end = sm90::kAlignment + sm90::loaded_offset(plan.resident, dim, plan.stages) + 8;
+    require(plan.resident == (dim <= 512) && plan.stages >= 3, "another plan than intended");
+    require(plan.bytes <= 232448 && end <= static_cast<uint32_t>(plan.bytes), "a plan that does not fit");
+  }
 }
 
 int64_t longest_part = 0;
@@ -138,6 +162,7 @@ int main(int argc, char** argv) {
   require(argc == 9, "eight arguments");
   const auto given = [&](int i) { return std::atoi(argv[i]); };
   const Case c{given(1), given(2), given(3), given(4), given(5), given(6), given(7), static_cast<uint32_t>(given(8))};
+  check_arithmetic();
   generator.seed(c.seed);
   const Data data = data_of(c);
   for (const bool late_copies : {false, true}) {

@@ -1,0 +1,248 @@
+// Stands in for csrc/cuda/search_ptx.cuh: the same functions, written from the rules of the PTX ISA.
+#pragma once
+#include "emulator.h"
+
+namespace vlcal::screen::ptx {
+
+using emulator::machine;
+using emulator::require;
+
+struct TensorMap {
+  const char* rows;
+  int64_t n, stride, dim;  // stride and dim in values
+  int box;
+};
+
+inline uint32_t shared_start() { return machine.base; }
+
+inline void copy_piece(uint32_t to, const void* from, int bytes) {
+  require(to % 16 == 0, "cp.async to an unaligned address");
+  auto& fiber = machine.fibers[emulator::thread()];
+  const auto copy = [=] {
+    char piece[16] = {};
+    if (bytes) {
+      bool inside = false;
+      for (const auto& [start, size] : machine.readable) {
+        inside |= static_cast<const char*>(from) >= start && static_cast<const char*>(from) + 16 <= start + size;
+      }
+      require(inside, "cp.async reads outside of its matrix");
+      std::memcpy(piece, from, bytes);
+    }
+    std::memcpy(machine.at(to, 16), piece, 16);
+  };
+  if (machine.late_copies) {
+    fiber.copies.push_back(copy);
+  } else {
+    copy();
+  }
+}
+inline void commit_copies() {
+  auto& fiber = machine.fibers[emulator::thread()];
+  fiber.groups.push_back(std::move(fiber.copies));
+  fiber.copies.clear();
+}
+template <int kPending>
+void wait_copies() {
+  auto& groups = machine.fibers[emulator::thread()].groups;
+  while (static_cast<int>(groups.size()) > kPending) {
+    for (const auto& copy : groups.front()) copy();
+    groups.erase(groups.begin());
+  }
+}
+
+// ldmatrix.x4: lane i gives the address of row i % 8 of matrix i / 8; of matrix j, lane i gets in register j the values
+// 2 (i % 4) and the next of row i / 4.
+inline void load_matrices(uint32_t (&to)[4], uint32_t from) {
+  require(from % 16 == 0, "ldmatrix from an unaligned address");
+  auto& values = machine.lane_values[emulator::thread() / 32];
+  const int lane = emulator::thread() % 32;
+  values[lane] = from;
+  emulator::meet(emulator::warp(), 32, [&] {
+    // one matrix at a time is read without a conflict if its rows lie in different banks
+    for (int j = 0; j < 4; ++j) {
+      int banks = 0;
+      for (int row = 0; row < 8; ++row) banks |= 1 << (values[8 * j + row] / 16 % 8);
+      require(banks == 0xff, "ldmatrix with a bank conflict");
+    }
+  });
+  for (int j = 0; j < 4; ++j) {
+    const auto row = static_cast<uint32_t>(values[8 * j + lane / 4]);
+    std::memcpy(&to[j], machine.at(row + 4 * (lane % 4), 4), 4);
+  }
+  emulator::meet(emulator::warp(), 32, [] {});
+}
+
+// mma.m16n8k16: of A (16 x 16) lane i holds rows i / 4 (registers 0 and 2) and i / 4 + 8 (1 and 3), columns 2 (i % 4)
+// and the next (registers 0 and 1), and those + 8 (2 and 3); of B (16 x 8) column i / 4, rows 2 (i % 4) and the next
+// (register 0), and those + 8 (1); of the sums as of A's first 8 columns, row by row.
+struct Fragments {
+  const uint32_t* left;
+  uint32_t right[2];
+  float* sums;
+};
+inline float half_of(uint32_t pair, int which) {
+  const auto bits = static_cast<uint16_t>(pair >> (16 * which));
+  _Float16 value;
+  std::memcpy(&value, &bits, 2);
+  return static_cast<float>(value);
+}
+inline void multiply_add(float* sums, const uint32_t (&left)[4], uint32_t right0, uint32_t right1) {
+  Fragments mine{left, {right0, right1}, sums};
+  auto& values = machine.lane_values[emulator::thread() / 32];
+  values[emulator::thread() % 32] = reinterpret_cast<uintptr_t>(&mine);
+  emulator::meet(emulator::warp(), 32, [&] {
+    const auto of = [&](int lane) -> Fragments& { return *reinterpret_cast<Fragments*>(values[lane]); };
+    float a[16][16], b[16][8];
+    for (int lane = 0; lane < 32; ++lane) {
+      for (int half = 0; half < 2; ++half) {
+        for (int j = 0; j < 4; ++j) {
+          a[lane / 4 + 8 * (j % 2)][2 * (lane % 4) + half + 8 * (j / 2)] = half_of(of(lane).left[j], half);
+        }
+        for (int j = 0; j < 2; ++j) b[2 * (lane % 4) + half + 8 * j][lane / 4] = half_of(of(lane).right[j], half);
+      }
+    }
+    for (int lane = 0; lane < 32; ++lane) {
+      for (int j = 0; j < 4; ++j) {
+        float sum = 0;
+        for (int k = 0; k < 16; ++k) sum += a[lane / 4 + 8 * (j / 2)][k] * b[k][2 * (lane % 4) + j % 2];
+        of(lane).sums[j] += sum;
+      }
+    }
+  });
+}
+
+inline emulator::Barrier& barrier_at(uint32_t address) {
+  require(machine.barriers.count(address), "a barrier that was not initialized");
+  return machine.barriers[address];
+}
+inline void init_barrier(uint32_t barrier, int arrivals) {
+  require(barrier % 8 == 0, "a barrier at an unaligned address");
+  machine.at(barrier, 8);
+  machine.barriers[barrier] = {arrivals, arrivals};
+}
+inline void fence_barriers() {}
+inline void arrive(uint32_t barrier) {
+  auto& at = barrier_at(barrier);
+  require(at.pending > 0, "more arrivals than a barrier expects");
+  --at.pending;
+  at.settle();
+  ++machine.progress;
+}
+inline void expect_bytes(uint32_t barrier, int bytes) {
+  require(bytes < 1 << 20, "more bytes than a barrier can count");
+  barrier_at(barrier).bytes += bytes;
+  arrive(barrier);
+}
+inline void wait_barrier(uint32_t barrier, uint32_t parity) {
+  while (barrier_at(barrier).phase == parity) emulator::yield();
+}
+
+// The copy engine writes byte b of row r of a box at 128 r + b and, in 128-byte swizzle, exchanges address bits 4..6 by
+// exclusive or with bits 7..9.
+inline uint32_t swizzled(uint32_t address) {
+  uint32_t row = 0, piece = 0;
+  for (int bit = 0; bit < 3; ++bit) {
+    row |= (address >> (7 + bit) & 1) << bit;
+    piece |= (address >> (4 + bit) & 1) << bit;
+  }
+  return (address & ~uint32_t{0x70}) | (row ^ piece) << 4;
+}
+inline void copy_tile(uint32_t to, const TensorMap& map, int column, int row, uint32_t barrier) {
+  require(to % 128 == 0, "a box at an unaligned address");
+  const auto copy = [=] {
+    for (int r = 0; r < map.box; ++r) {
+      for (int c = 0; c < 64; ++c) {
+        _Float16 value = 0;
+        if (row + r < map.n && column + c < map.dim) {
+          std::memcpy(&value, map.rows + ((row + r) * map.stride + column + c) * 2, 2);
+        }
+        std::memcpy(machine.at(swizzled(to + 128 * r + 2 * c), 2), &value, 2);
+      }
+    }
+    auto& at = barrier_at(barrier);
+    at.bytes -= map.box * 128;
+    at.settle();
+    ++machine.progress;
+  };
+  if (machine.late_copies) {
+    machine.engine.push_back(copy);
+  } else {
+    copy();
+  }
+}
+
+inline void fewer_registers() {}
+inline void more_registers() {}
+inline void fence_products() {}
+
+inline float half_at(uint32_t address) {
+  _Float16 value;
+  std::memcpy(&value, machine.at(address, 2), 2);
+  return static_cast<float>(value);
+}
+
+// Element (row, k) of a K-major operand: 128 bytes from row to row, the stride from 8 rows to 8 rows, then the swizzle.
+inline float element(uint64_t descriptor, int row, int k) {
+  require(descriptor >> 62 == 1 && (descriptor >> 49 & 7) == 0, "not a descriptor of 128-byte swizzle at offset 0");
+  const uint32_t start = (descriptor & 0x3fff) << 4, stride = (descriptor >> 32 & 0x3fff) << 4;
+  return half_at(swizzled(start + row / 8 * stride + row % 8 * 128 + 2 * k));
+}
+inline void execute(const emulator::Product& product) {
+  static float a[64][16], b[256][16];
+  for (int k = 0; k < 16; ++k) {
+    for (int row = 0; row < 64; ++row) a[row][k] = element(product.left, row, k);
+    for (int row = 0; row < 256; ++row) b[row][k] = element(product.right, row, k);
+  }
+  // lane i of warp w holds rows 16 w + i / 4 and 8 more, of each 8 columns those 2 (i % 4) and the next
+  for (int thread = 0; thread < 128; ++thread) {
+    for (int j = 0; j < 128; ++j) {
+      const int row = thread / 32 * 16 + thread % 32 / 4 + 8 * (j % 4 / 2);
+      const int column = j / 4 * 8 + 2 * (thread % 4) + j % 2;
+      float sum = 0;
+      for (int k = 0; k < 16; ++k) sum += a[row][k] * b[column][k];
+      product.sums[thread][j] = (product.add ? product.sums[thread][j] : 0) + sum;
+    }
+  }
+}
+inline void multiply_add(float (&sums)[128], uint64_t left, uint64_t right, bool add) {
+  const int group = emulator::thread() / 128;
+  auto& mine = machine.deposit[group];
+  if (machine.warpgroups[group].arrived > 0) {
+    require(mine.left == left && mine.right == right && mine.add == add, "a warpgroup that does not agree");
+  }
+  mine.sums[emulator::thread() % 128] = sums;
+  mine.left = left;
+  mine.right = right;
+  mine.add = add;
+  emulator::meet(emulator::warpgroup(), 128, [&] {
+    if (!machine.late_copies) {
+      machine.started[group].push_back(mine);
+    } else {
+      execute(mine);
+    }
+  });
+}
+inline void commit_products() {
+  const int group = emulator::thread() / 128;
+  emulator::meet(emulator::warpgroup(), 128, [&] {
+    machine.committed[group].push_back(std::move(machine.started[group]));
+    machine.started[group].clear();
+  });
+}
+template <int kPending>
+void wait_products() {
+  const int group = emulator::thread() / 128;
+  emulator::meet(emulator::warpgroup(), 128, [&] {
+    auto& groups = machine.committed[group];
+    while (static_cast<int>(groups.size()) > kPending) {
+      for (const auto& product : groups.front()) execute(product);
+      groups.erase(groups.begin());
+    }
+  });
+}
+template <int kPending>
+void wait_products(float (&)[128]) {
+  wait_products<kPending>();
+}
+
+}  // namespace vlcal::screen::ptx

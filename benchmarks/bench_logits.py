@@ -56,7 +56,8 @@ def bench_calibrated_softmax(bench, workload):
             full=True,
         ),
     ]
-    bench.compare("calibrated_softmax", workload, providers, error=confidence_error(truth))
+    work = (2.0 * workload.n * workload.classes * workload.dim, "float32")
+    bench.compare("calibrated_softmax", workload, providers, confidence_error(truth), work=work)
     both = Provider("vlcal, 2 threads", ours, threads=2)
     bench.compare("calibrated_softmax", workload, [both, Provider("vlcal, 1 thread", ours, 1.8)])
 
@@ -127,4 +128,5 @@ def bench_cross_entropy(bench, workload):
             ),
         ],
         error=lambda loss: abs(float(loss) - truth),
+        work=(6.0 * workload.n * workload.classes * workload.dim, "float32"),
     )

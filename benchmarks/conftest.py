@@ -15,6 +15,7 @@ import torch
 
 from benchmarks import measure, rows
 from benchmarks.measure import Provider, Timing
+from benchmarks.peak import peaks
 from benchmarks.workloads import Workload
 from tests.ops.cases import CASES
 from tests.oracle import assert_as_good_as_reference
@@ -96,6 +97,7 @@ class Bench:
         providers: Sequence[Provider],
         error: Callable[[Any], float] | None = None,
         memory: bool = True,
+        work: tuple[float, str] | None = None,
     ) -> list[Timing]:
         """Time the providers in turn and keep one row each; the first is the one under test.
 
@@ -105,6 +107,7 @@ class Bench:
             providers: first ours, then the others.
             error: distance of a provider's result from the truth, reported in its row.
             memory: measure the peak of each.
+            work: operations (a multiply-add is two) and the unit that does ours, as in `peaks`.
         """
         first = providers[0]
         if (op, first.isa, first.threads) not in self.checked:
@@ -115,6 +118,10 @@ class Bench:
         for provider, timing, wrong in zip(ready, timings, errors, strict=True):
             row = self._row(op, workload, first, provider, timing)
             row["clock"], row["error"] = measure.clock_of(ready), wrong
+            if work is not None:
+                row["gops"] = _three(work[0] / timing.p50 / 1e9)
+                row["unit"] = work[1]
+                row["unit_peak"] = _three(peaks()[work[1]]) if work[1] in peaks() else ""
             if memory:
                 peak = measure.peak_mib(provider)
                 row["peak_mib"] = "" if peak is None else f"{peak:.1f}"

@@ -148,7 +148,8 @@ def naive_outputs(images: Tensor, classes: Tensor, scale: Tensor, labels: Tensor
     confidence, predicted = probabilities.max(-1)
     entropy = -(probabilities * log_probabilities).sum(-1)
     likelihood = log_probabilities.gather(1, labels[:, None])[:, 0]
-    return torch.stack([predicted.float(), confidence, entropy, likelihood])
+    squares = probabilities.square().sum(-1)
+    return torch.stack([predicted.float(), confidence, entropy, likelihood, squares])
 
 
 def chunked_outputs(

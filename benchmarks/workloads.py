@@ -100,6 +100,11 @@ SEARCH = [
     Workload("1000 in 100k, K=10", "ImageNet against the nouns", 1000, 100_000, k=10, full=True),
     Workload("1000 in 100k, K=1", "nearest base class", 1000, 100_000, k=1, full=True),
     Workload("1000 in 100k, K=50", "as above, 50 neighbors", 1000, 100_000, k=50, full=True),
+    Workload("1 in 100k, K=10", "one question at a time", 1, 100_000, k=10, full=True),
+    Workload(
+        "10k in 100k, K=10", "ImageNet-21k against the nouns", 10_000, 100_000, k=10, full=True
+    ),
+    Workload("100 in 1M, K=10", "a class list against a million", 100, 1_000_000, k=10, full=True),
 ]
 FUSED = [
     Workload("imagenet-val/5", "a quick ImageNet: 10,000 x 1,000 x 512", 10_000, 1000),

@@ -94,19 +94,26 @@ def calibrated_softmax(
         predicted_scale: [C] positive factors, looked up at the argmax of the row.
         labels: [N] integers in 0..C-1, wanted for `log_likelihood`.
         k: number of most probable classes to return, 1..C.
-        backend: "native" or "reference"; by default the fastest that accepts the call.
+        precision: "accurate" computes logits as float32 does; "fast" lets GPU backends round the
+            features to float16 once, after centering: at unit norm, D = 512 and a scale of 100
+            that puts confidences off by up to 6e-4. The order is the float64 one in both.
+        backend: "native", "triton" or "reference"; by default the fastest that accepts the call.
 
     Returns:
-        CalibratedSoftmax. Each row is the same bits for every batch split and thread count. Memory
-        is O(N k) beside one packed copy of the classes and, per thread, the logits of at most 128
-        rows: by 504 classes, by all of them with `predicted_scale`, which is known last.
+        CalibratedSoftmax. Each row is the same bits for every batch split and thread count, but for
+        "fast" on a GPU, which centers the images of a call. Memory is O(N k) beside one packed copy
+        of the classes and, per thread, the logits of at most 128 rows: by 504 classes, by all of
+        them with `predicted_scale`, which is known last. On a GPU, beside the classes, 512 MiB for
+        a wave of rows (more where 128 rows need it); with `predicted_scale` the classes are walked
+        twice, once for the prediction. k > 32 sorts the float64 logits of a wave.
 
     Raises:
         ValueError: shapes, dtypes or ranges break the contract, features or factors are not finite,
             or logits overflow; the message names the row.
         NotImplementedError: the named backend refuses these inputs; the message says why.
 
-    Not differentiable.
+    Not differentiable. On a GPU the checks of values wait for the device; while a CUDA graph is
+    captured they are left out, and what they would refuse gives unspecified outputs.
 
         >>> eye = torch.eye(2)
         >>> calibrated_softmax(eye, eye, math.log(3)).confidence
@@ -156,7 +163,8 @@ def logit_statistics(
         logit_scale: the factor itself (about 100), a number or a 0-d tensor, > 0.
         other: image features [N, E] and text features [C, E] of another model on the same images
             and classes, under the same `logit_scale`.
-        backend: "native" or "reference"; by default the fastest that accepts the call.
+        precision: as in `calibrated_softmax`; "fast" leaves `max` and `argmax` as they are.
+        backend: "native", "triton" or "reference"; by default the fastest that accepts the call.
 
     Returns:
         LogitStatistics in units of logits; `argmax` [N] int64, of equal ones the lowest index;
@@ -166,7 +174,7 @@ def logit_statistics(
         ValueError: shapes or dtypes break the contract, features are not finite, or logits
             overflow; the message names the row.
 
-    Not differentiable.
+    Not differentiable. Waits for a GPU as `calibrated_softmax` does.
     """
     who = "logit_statistics"
     check_features(who, image_features, text_features)
@@ -291,9 +299,7 @@ def _native_statistics(
 # the last argument of each is the precision, of which those on the CPU make no use
 SOFTMAX_BACKENDS = (
     Backend("native", _native_softmax, _native.missing, refuse_float64),
-    Backend(
-        "triton", triton_logits.calibrated_softmax, _triton.missing, logits_pack.refuse
-    ),
+    Backend("triton", triton_logits.calibrated_softmax, _triton.missing, logits_pack.refuse),
     Backend("reference", _run_softmax),
 )
 STATISTICS_BACKENDS = (

@@ -26,6 +26,11 @@ def interpreted() -> bool:
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
+def version() -> tuple[int, ...]:
+    """Triton's major and minor version; empty without Triton."""
+    return () if triton is None else tuple(int(part) for part in triton.__version__.split(".")[:2])
+
+
 def missing() -> str | None:
     """Why no Triton kernel can run on this machine; None if one can."""
     if triton is None:

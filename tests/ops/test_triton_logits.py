@@ -1,0 +1,381 @@
+"""The Triton kernels on logits: what the cases shared by all backends do not reach."""
+
+import math
+
+import pytest
+import torch
+
+from tests.ops.cases import coarse_features, factors, features, rows
+from tests.ops.triton_compile import compile_all
+from tests.oracle import device_of, moved
+from vlcal.ops import _triton, calibrated_softmax, logit_statistics
+
+pytestmark = pytest.mark.skipif(_triton.missing() is not None, reason=str(_triton.missing()))
+DEVICE = device_of("triton")
+
+
+def softmax(*args, **kwargs):
+    args, kwargs = moved(args, DEVICE), moved(kwargs, DEVICE)
+    out = calibrated_softmax(*args, **kwargs, backend="triton")
+    return type(out)(*(None if value is None else value.cpu() for value in out))
+
+
+# --- compiling -----------------------------------------------------------------------------------
+
+KINDS = {
+    "*fp16": "x_hi x_lo t_hi t_lo y_hi y_lo u_hi u_lo hi lo",
+    "*fp32": "source image text inverse inverse_ptr scale_ptr bias factor_ptr maxima partial "
+    "other_inverse_ptr other_scale_ptr other_bias offset_ptr confidence entropy likelihood squares "
+    "topk_prob",
+    "*fp64": "center class_center vector weight limits sizes along margin pivot margin_ptr "
+    "pivot_ptr score label_score out",
+    "*i64": "labels_ptr index",
+    "i64": "size",
+}
+# float64 scales, where others are float32
+KINDS_OF = {
+    "pack_classes": {"scale_ptr": "*fp64"},
+    "finish": {"factor_ptr": "*fp64"},
+}
+
+
+def spec(module, kernel, constants, **options):
+    """A kernel as it is launched: types by name, everything that is a multiple of 16 known."""
+    names = getattr(module, kernel).arg_names
+    kinds = {name: kind for kind, group in KINDS.items() for name in group.split()}
+    kinds |= KINDS_OF.get(kernel, {})
+    signature = {name: kinds.get(name, "i32") for name in names if name not in constants}
+    divisible = [name for name in names if kinds.get(name, "").startswith("*")]
+    divisible += [name for name in ("n_rows", "depth", "other_depth") if name in signature]
+    return {
+        "kernel": kernel,
+        "signature": signature,
+        "constants": constants,
+        "options": {"num_warps": 4, **options},
+        "divisible": divisible,
+    }
+
+
+def tiles(step):
+    return {"BLOCK_N": 128, "BLOCK_C": 128, "BLOCK_D": step}
+
+
+def compiled(name, specs):
+    pytest.importorskip("triton")
+    from importlib import import_module
+
+    module = f"vlcal.ops._triton.{name}"
+    return compile_all(module, [spec(import_module(module), *one[:2], **one[2]) for one in specs])
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_walks_compile_within_shared_memory(large):
+    specs = []
+    for terms in (1, 3):
+        shape = logits_shape(large, terms)
+        launch = {"num_warps": shape.warps, "num_stages": shape.stages}
+        constants = {"TERMS": terms, **tiles(shape.step)}
+        flags = dict.fromkeys(("MAXIMA", "SUMS", "MOMENTS", "LABELS"), False)
+        for chosen in (("MAXIMA", "SUMS", "MOMENTS"), ("SUMS", "LABELS")):
+            on = dict.fromkeys(chosen, True)
+            specs.append(("walk", {**constants, **flags, **on}, launch))
+        specs.append(("statistics", {**constants, "OTHER": True}, launch))
+    for name, made in compiled("logits_kernels", specs).items():
+        capability = int(name.rsplit("/", 1)[1])
+        # those of consumer Ampere and of Hopper
+        if large == (capability == 90):
+            assert made["shared"] <= (227 if large else 99) << 10, name
+
+
+def logits_shape(large, terms):
+    from vlcal.ops._triton import logits_pack
+
+    return logits_pack.LARGE[terms] if large else logits_pack.SMALL[terms]
+
+
+def test_the_other_kernels_compile():
+    finish = [("finish", {"LABELS": labels, "BLOCK_N": 128}, {}) for labels in (True, False)]
+    images = [
+        ("pack_images", {"CENTERED": fast, "SPLIT": not fast, "ROWS": 16, "BLOCK_D": 64}, {})
+        for fast in (True, False)
+    ]
+    names = ("CENTERED", "ALONG", "WEIGHTED")
+    classes = [
+        (
+            "pack_classes",
+            {**dict(zip(names, on, strict=True)), "SPLIT": True, "ROWS": 16, "BLOCK_D": 64},
+            {},
+        )
+        for on in ((True, True, False), (True, False, False), (False, False, True))
+    ]
+    block = {"ROWS": 1, "BLOCK_D": 128}
+    ranks = [
+        ("rank", {"LABELS": True, "K": k, "CHUNK": chunk, **block}, {})
+        for k, chunk in ((1, 8), (1, 2048), (32, 1024))
+    ]
+    ranks.append(("rank", {"LABELS": True, "K": 1, "CHUNK": 8192, **block}, {"num_warps": 8}))
+    ranks.append(("exact_scores", {"ROWS": 1, "COUNT": 64, "BLOCK_D": 64}, {}))
+    for name, specs in (
+        ("logits_kernels", finish),
+        ("logits_pack_kernels", images + classes),
+        ("logits_rank_kernels", ranks),
+    ):
+        assert all(made["shared"] <= 48 << 10 for made in compiled(name, specs).values())
+
+
+# --- laws ----------------------------------------------------------------------------------------
+
+
+def logits64(image, text, scale):
+    return image.double() @ text.double().T * scale
+
+
+def sharp(n, c, dim):
+    """Images so near their classes that confidences fill 0..1 at a scale of 100."""
+    image, text, labels = features(n, c, dim)
+    near = torch.nn.functional.normalize(text.double() - text.double().mean(0), dim=1)
+    mixed = image.double() + torch.linspace(0, 2.5, n)[:, None] * near[labels]
+    return torch.nn.functional.normalize(mixed, dim=1).float(), text, labels
+
+
+@pytest.mark.parametrize(
+    ("precision", "limit", "floor"), [("accurate", 3e-5, 0.0), ("fast", 6e-4, 3e-6)]
+)
+@pytest.mark.parametrize(("n", "c", "dim"), [(129, 1030, 512), (60, 257, 200)])
+def test_confidences_are_as_near_as_the_precision_says(precision, limit, floor, n, c, dim):
+    image, text, labels = sharp(n, c, dim)
+    out = softmax(image, text, 100.0, labels=labels, k=3, precision=precision)
+    log_probs = logits64(image, text, 100.0).log_softmax(1)
+    truth = log_probs.exp().amax(1)
+    assert truth.min() < 0.4
+    assert truth.max() > 0.6
+    # what rounding loses averages out over the dimensions
+    limit *= max(1.0, 512 / dim) ** 0.5
+    error = (out.confidence - truth).abs().max()
+    assert floor < error < limit
+    own = log_probs.gather(1, labels[:, None])[:, 0]
+    assert (out.log_likelihood - own).abs().max() < 10 * limit
+    order = log_probs.sort(dim=1, descending=True, stable=True).indices[:, :3]
+    assert torch.equal(out.topk_index, order)
+
+
+@pytest.mark.parametrize("precision", ["accurate", "fast"])
+@pytest.mark.parametrize("k", [1, 8, 40])
+def test_near_ties_are_ordered_in_float64(precision, k):
+    # rows that differ in one bit of one coordinate; float32 sums of 257 terms lose it
+    generator = torch.Generator().manual_seed(0)
+    image = 1 + torch.rand(9, 257, generator=generator)
+    text = (1 + torch.rand(1, 257, generator=generator)).repeat(60, 1)
+    text.view(torch.int32)[torch.arange(60), torch.arange(60)] += 1
+    text = torch.cat([text, torch.rand(200, 257, generator=generator), text[:30]])
+    # added up alike for equal rows, which a matrix product does not promise
+    logits = (image.double()[:, None] * text.double()).sum(2)
+    order = logits.sort(dim=1, descending=True, stable=True).indices
+    assert (logits.float().sort(dim=1, descending=True, stable=True).indices != order).any()
+    out = softmax(image, text, 1.0, k=k, precision=precision)
+    assert torch.equal(out.topk_index, order[:, :k])
+    rows_of = moved((image, text), DEVICE)
+    top = logit_statistics(*rows_of, 1.0, precision=precision, backend="triton").argmax.cpu()
+    assert torch.equal(top, order[:, 0])
+
+
+@pytest.mark.parametrize("k", [1, 4, 32, 33])
+@pytest.mark.parametrize("ranked", [1, 64])
+def test_ties_go_to_the_lowest_index(monkeypatch, ranked, k):
+    # a program of one row is what a GPU runs
+    monkeypatch.setattr(launchers(), "RANKED", ranked)
+    image, text = coarse_features(6, 50, 3)
+    out = softmax(image, text, 10.0, k=k)
+    order = logits64(image, text, 10.0).sort(dim=1, descending=True, stable=True).indices
+    assert torch.equal(out.topk_index, order[:, :k])
+
+
+def launchers():
+    from vlcal.ops._triton import logits
+
+    return logits
+
+
+HOSTILE = {
+    "plain": lambda: features(30, 300, 100)[:2],
+    "huge": lambda: (rows(30, 40) * 1e18, rows(300, 40, seed=1) * 1e15),
+    "tiny": lambda: (rows(30, 40) * 1e-18, rows(300, 40, seed=1) * 1e-15),
+    "one huge class": lambda: (rows(30, 40), rows(300, 40, seed=1) * one_huge(300)),
+    "one huge image": lambda: (rows(30, 40) * one_huge(30), rows(300, 40, seed=1)),
+    "far from zero": lambda: (1000 + rows(30, 40), 1000 + rows(300, 40, seed=1)),
+    "one large coordinate": lambda: (wide(rows(30, 40)), wide(rows(300, 40, seed=1))),
+}
+
+
+def one_huge(n):
+    return torch.where(torch.arange(n) == 17, 1e6, 1.0)[:, None]
+
+
+def wide(values):
+    return torch.cat([values, torch.full((len(values), 1), 300.0)], dim=1)
+
+
+@pytest.mark.parametrize("precision", ["accurate", "fast"])
+@pytest.mark.parametrize("name", HOSTILE)
+def test_maxima_are_within_their_certified_margin(name, precision):
+    image, text = HOSTILE[name]()
+    dev_image, dev_text = moved((image, text), DEVICE)
+    from vlcal.ops._triton import logits_pack
+
+    classes = logits_pack.pack_classes(dev_text, dev_image if precision == "fast" else None)
+    packed = logits_pack.pack_images(dev_image, classes)
+    _, maxima = launchers().walk(packed, classes, None, maxima=True)
+    center = classes.center.cpu()
+    scores = image.double() @ (text.double() - center).T
+    tiles = torch.nn.functional.pad(scores, (0, 84), value=-math.inf).view(30, 3, 16, 8)
+    error = (maxima[:30].cpu().double() - tiles.amax(2).view(30, 24)).abs()
+    bound = packed.margin[:30, None].cpu()
+    assert (error.nan_to_num(0.0) <= bound).all()
+    # and it is no idle bound: well below the scores themselves
+    sizes = image.double().norm(dim=1)
+    if precision == "fast":
+        sizes = sizes + image.double().mean(0).norm()
+    sizes = sizes * (text.double() - center).norm(dim=1).max()
+    assert (bound[:, 0] < 0.02 * sizes + 1e-30).all()
+
+
+@pytest.mark.parametrize("name", HOSTILE)
+def test_order_holds_for_hostile_features(name):
+    image, text = HOSTILE[name]()
+    scale = 10.0 / float(logits64(image, text, 1.0).abs().max())
+    out = softmax(image, text, scale, k=5)
+    order = logits64(image, text, scale).sort(dim=1, descending=True, stable=True).indices
+    assert torch.equal(out.topk_index, order[:, :5])
+
+
+@pytest.mark.parametrize("names", [(), ("row_scale", "predicted_scale")])
+def test_same_bits_for_every_batch_split_and_wave(monkeypatch, names):
+    image, text, labels = features(140, 1100, 40)
+    scales = {"row_scale": factors(140), "predicted_scale": factors(1100)}
+
+    def run(part):
+        optional = {name: scales[name] for name in names}
+        if names:
+            optional["row_scale"] = optional["row_scale"][part]
+        return softmax(image[part], text, 100.0, labels=labels[part], k=2, **optional)
+
+    whole = run(slice(None))
+    parts = [run(part) for part in torch.arange(140).split([1, 139])]
+    for got, *pieces in zip(whole, *parts, strict=True):
+        assert torch.equal(got, torch.cat(pieces))
+    monkeypatch.setattr(launchers(), "WORKSPACE", 1)
+    for got, again in zip(whole, run(slice(None)), strict=True):
+        assert torch.equal(got, again)
+
+
+def test_difference_with_itself_is_zero_and_with_another_is_right():
+    image, text, _ = features(30, 1200, 50)
+    other = features(30, 1200, 20, seed=1)[:2]
+    pairs = moved((image, text, *other), DEVICE)
+    for precision, limit in (("accurate", 2e-5), ("fast", 2e-2)):
+        out = logit_statistics(*pairs[:2], 100.0, pairs[2:], precision=precision, backend="triton")
+        a, b = logits64(image, text, 100.0), logits64(*other, 100.0)
+        for got, true in zip(
+            out, (a.amax(1), a.argmax(1), a.amin(1), (a - b).abs().mean(1)), strict=True
+        ):
+            assert torch.allclose(got.double().cpu(), true.double(), atol=limit)
+        itself = logit_statistics(
+            *pairs[:2], 100.0, pairs[:2], precision=precision, backend="triton"
+        )
+        assert (itself.mean_difference == 0).all()
+
+
+def test_certain_is_exactly_one():
+    text = torch.eye(50, 64)
+    out = softmax(text[:9], text, 1e4, labels=torch.arange(9), k=33)
+    assert (out.confidence == 1.0).all()
+    assert (out.sum_squares == 1.0).all()
+    assert (out.entropy.abs() < 1e-30).all()
+    assert (out.log_likelihood == 0.0).all()
+
+
+def test_all_classes_sum_to_one():
+    image, text, labels = features(20, 700, 32)
+    out = softmax(image, text, 60.0, labels=labels, k=700, predicted_scale=factors(700))
+    probs = out.topk_prob.double()
+    assert torch.allclose(probs.sum(1), torch.ones(20, dtype=torch.float64), atol=3e-6)
+    assert (probs.diff(dim=1) <= 1e-7).all()
+    assert torch.allclose(out.entropy.double(), torch.special.entr(probs).sum(1), atol=3e-5)
+    own = probs[out.topk_index == labels[:, None]]
+    assert torch.allclose(out.log_likelihood.double(), own.log(), atol=3e-5)
+
+
+# --- what is refused -----------------------------------------------------------------------------
+
+
+def test_refuses_float64_with_a_reason():
+    image, text, _ = features(5, 6, 8, torch.float64)
+    with pytest.raises(NotImplementedError, match="float64 features are computed by the reference"):
+        softmax(image, text, 1.0)
+    with pytest.raises(ValueError, match="precision must be 'accurate' or 'fast', got 'half'"):
+        softmax(image, text, 1.0, precision="half")
+
+
+# numpy, which the interpreter calculates with, warns
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("bad", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("precision", ["accurate", "fast"])
+def test_refuses_features_that_are_not_finite(bad, precision):
+    image, text, _ = features(140, 130, 16)
+    broken = image.clone()
+    broken[131, 3] = bad
+    with pytest.raises(ValueError, match=r"softmax: image_features must be finite.*row 131"):
+        softmax(broken, text, 100.0, precision=precision, predicted_scale=factors(130))
+    pair = moved((image, text, broken, text), DEVICE)
+    with pytest.raises(ValueError, match=r"statistics: other image_features .*row 131"):
+        logit_statistics(*pair[:2], 1.0, pair[2:], precision=precision, backend="triton")
+    text[129, 0] = bad
+    for rows_of in (image, image[:0]):
+        with pytest.raises(ValueError, match=r"text_features must be finite.*first in row 129"):
+            softmax(rows_of, text, 100.0, precision=precision)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_refuses_logits_that_overflow():
+    image, text, _ = features(70, 40, 16)
+    image[66] *= 1e38
+    with pytest.raises(ValueError, match=r"logits must stay within the range .* in row 66"):
+        softmax(image, text, 1e4)
+
+
+def test_autocast_and_compile_change_nothing():
+    image, text, labels = moved(features(9, 12, 8), DEVICE)
+
+    def both(image, text, labels):
+        soft = calibrated_softmax(
+            image, text, 30.0, labels=labels, precision="fast", backend="triton"
+        )
+        rows_of = logit_statistics(image, text, torch.tensor(30.0), backend="triton")
+        return *soft, *rows_of[:3]
+
+    plain = both(image, text, labels)
+    compiled = torch.compile(both, fullgraph=True, backend="eager")(image, text, labels)
+    with torch.autocast(DEVICE, torch.bfloat16):
+        cast = both(image, text, labels)
+    for a, b, c in zip(plain, compiled, cast, strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+
+
+@pytest.mark.skipif(DEVICE != "cuda", reason="no CUDA device was found")
+def test_captured_in_a_graph():
+    image, text, labels = moved(features(200, 300, 64), "cuda")
+    gamma = factors(300).cuda()
+
+    def call():
+        return calibrated_softmax(
+            image, text, 100.0, labels=labels, predicted_scale=gamma, k=2, backend="triton"
+        )
+
+    plain = call()
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        out = call()
+    graph.replay()
+    for a, b in zip(plain, out, strict=True):
+        assert torch.equal(a, b)

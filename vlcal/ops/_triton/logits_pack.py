@@ -1,0 +1,209 @@
+"""Launchers of the kernels that pack features, and the checks every caller of them shares."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from vlcal.ops import _triton
+
+# classes of a tile, images of a tile; packed rows are padded to tiles and to whole steps of depth
+BLOCK = 128
+STEP = 64
+# rows packed by a program; the interpreter is slow by the program
+_ROWS = BLOCK if _triton.interpreted() else 16
+
+
+class Shape(NamedTuple):
+    """How a kernel that multiplies tiles is launched."""
+
+    step: int
+    warps: int
+    stages: int
+
+
+# Triton 3.2 takes 64 KiB of shared memory to reshape a tile, 3.9 none; between them, who knows
+_THIRD_STAGE = _triton.version() >= (3, 9)
+# by products per pair of values: within the shared memory of Hopper, and of any GPU from Ampere on
+LARGE = {1: Shape(STEP, 8, 4), 3: Shape(STEP, 8, 3 if _THIRD_STAGE else 2)}
+SMALL = {1: Shape(32, 8, 4), 3: Shape(32, 8, 3 if _THIRD_STAGE else 2)}
+
+
+def shape(device: torch.device, terms: int) -> Shape:
+    """How to launch tiles of products on the device."""
+    large = _triton.interpreted() or torch.cuda.get_device_capability(device)[0] in (9, 10)
+    return (LARGE if large else SMALL)[terms]
+
+
+class Classes(NamedTuple):
+    """Packed classes: parts [rows, depth], and what the kernels need to know of them.
+
+    `center` [D] float64; `unscale` [] float32 undoes the scale of the parts; `limits` [5] float64
+    as `pack_images` wants them; `image_center` [D] and `bias` [rows] (its products with the
+    centred classes) when images are centred, in the fast precision.
+    """
+
+    hi: Tensor
+    lo: Tensor
+    center: Tensor
+    unscale: Tensor
+    limits: Tensor
+    image_center: Tensor | None
+    bias: Tensor | None
+    count: int
+
+    @property
+    def terms(self) -> int:
+        """Products per pair of values: 1 in the fast precision, else 3."""
+        return 3 if self.image_center is None else 1
+
+    @property
+    def tiles(self) -> int:
+        """Tiles of classes."""
+        return len(self.hi) // BLOCK
+
+
+class Images(NamedTuple):
+    """Packed images, the scale of each, its error bound, and its product with the class center."""
+
+    hi: Tensor
+    lo: Tensor
+    inverse: Tensor
+    margin: Tensor
+    pivot: Tensor
+    count: int
+
+
+def refuse(*args: object) -> str | None:
+    """Why the kernels on logits cannot take these arguments; None if they can."""
+    matrices = [arg for arg in args if isinstance(arg, Tensor) and arg.ndim == 2]
+    if any(arg.dtype == torch.float64 for arg in matrices):
+        return "float64 features are computed by the reference alone"
+    # a 0-d tensor is read wherever it is
+    return _triton.refuse_device(*(a for a in args if isinstance(a, Tensor) and a.ndim))
+
+
+def factor_on(device: torch.device, scale: Tensor) -> Tensor:
+    """`logit_scale` as a float64 0-d tensor on the device, without waiting for the device."""
+    if scale.device == device:
+        return scale.double()
+    return torch.full((), float(scale), dtype=torch.float64, device=device)
+
+
+def pack_classes(text: Tensor, images: Tensor | None) -> Classes:
+    """Centre and pack classes [C, D]; `images` are those of the call in the fast precision."""
+    center = text.mean(0, dtype=torch.float64)
+    image_center = None if images is None else images.mean(0, dtype=torch.float64)
+    scale = power_of_two(text, center)
+    hi, lo, sizes, along = pack(text, scale, center=center, vector=image_center)
+    center_norm, image_norm = center.norm(), center.new_zeros(())
+    bias = None
+    if image_center is not None:
+        image_norm = image_center.norm()
+        bias = (along - image_center.dot(center)).float()
+    largest = sizes.amax(1)
+    limits = torch.stack([*largest, largest[0] + center_norm, image_norm])
+    unscale = (1 / scale).float()
+    return Classes(hi, lo, center, unscale, limits, image_center, bias, len(text))
+
+
+def power_of_two(values: Tensor, center: Tensor | None = None) -> Tensor:
+    """The scale that keeps |values - center| below 2^14 and clear of subnormals: [] float64."""
+    largest = torch.stack(values.aminmax()).abs().amax().double()
+    if center is not None:
+        largest = largest + torch.stack(center.aminmax()).abs().amax()
+    exponent = torch.frexp(largest).exponent.clamp(-112, 126)
+    return torch.ldexp(torch.ones_like(largest), 14 - exponent)
+
+
+def pack(
+    rows: Tensor,
+    scale: Tensor,
+    *,
+    center: Tensor | None = None,
+    vector: Tensor | None = None,
+    weight: Tensor | None = None,
+) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Rows under one scale: hi, lo, sizes and products with `vector`; see the kernel."""
+    n, dim = rows.shape
+    padded, depth = _padded(n, BLOCK), _padded(dim, STEP)
+    hi = torch.empty((padded, depth), dtype=torch.float16, device=rows.device)
+    lo = torch.empty_like(hi)
+    sizes = torch.empty((3, padded), dtype=torch.float64, device=rows.device)
+    along = torch.empty(padded, dtype=torch.float64, device=rows.device)
+    kernels("logits_pack_kernels").pack_classes[(padded // _ROWS,)](
+        rows,
+        scale if center is None else center,
+        scale if vector is None else vector,
+        scale if weight is None else weight,
+        scale,
+        hi,
+        lo,
+        sizes,
+        along,
+        n,
+        padded,
+        dim,
+        depth,
+        *rows.stride(),
+        CENTERED=center is not None,
+        ALONG=vector is not None,
+        WEIGHTED=weight is not None,
+        SPLIT=True,
+        ROWS=_ROWS,
+        BLOCK_D=STEP,
+        num_warps=4,
+        enable_fp_fusion=True,
+    )
+    return hi, lo, sizes, along
+
+
+def pack_images(images: Tensor, classes: Classes) -> Images:
+    """Pack images [n, D] for products with these classes."""
+    n, dim = images.shape
+    padded, depth = _padded(n, BLOCK), classes.hi.shape[1]
+    split = classes.terms == 3
+    hi = torch.empty((padded, depth), dtype=torch.float16, device=images.device)
+    lo = torch.empty_like(hi) if split else hi
+    inverse = torch.empty(padded, dtype=torch.float32, device=images.device)
+    margin = torch.empty(padded, dtype=torch.float64, device=images.device)
+    pivot = torch.empty_like(margin)
+    kernels("logits_pack_kernels").pack_images[(padded // _ROWS,)](
+        images,
+        classes.center if classes.image_center is None else classes.image_center,
+        classes.center,
+        classes.limits,
+        hi,
+        lo,
+        inverse,
+        margin,
+        pivot,
+        n,
+        dim,
+        depth,
+        *images.stride(),
+        CENTERED=classes.image_center is not None,
+        SPLIT=split,
+        ROWS=_ROWS,
+        BLOCK_D=STEP,
+        num_warps=4,
+        enable_fp_fusion=True,
+    )
+    return Images(hi, lo, inverse, margin, pivot, n)
+
+
+def kernels(name: str) -> Any:
+    """A module of kernels, imported when one is launched: it needs Triton."""
+    return import_module(f"vlcal.ops._triton.{name}")
+
+
+def padded_rows(values: Tensor, n: int, fill: float) -> Tensor:
+    """Values [len] as [n], filled up."""
+    return torch.nn.functional.pad(values, (0, n - len(values)), value=fill)
+
+
+def _padded(size: int, block: int) -> int:
+    return -(-size // block) * block

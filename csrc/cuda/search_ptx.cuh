@@ -107,7 +107,7 @@ __device__ __forceinline__ void wait_products(float (&sums)[128]) {
   for (int i = 0; i < 128; ++i) asm volatile("" : "+f"(sums[i])::"memory");
 }
 
-#define VLCAL_SUMS_8(i)                                                                                      \
+#define VLCAL_SUMS_8(i)                                                                                         \
   "+f"(sums[i]), "+f"(sums[i + 1]), "+f"(sums[i + 2]), "+f"(sums[i + 3]), "+f"(sums[i + 4]), "+f"(sums[i + 5]), \
       "+f"(sums[i + 6]), "+f"(sums[i + 7])
 #define VLCAL_SUMS_32(i) VLCAL_SUMS_8(i), VLCAL_SUMS_8(i + 8), VLCAL_SUMS_8(i + 16), VLCAL_SUMS_8(i + 24)

@@ -110,6 +110,7 @@ __device__ __forceinline__ void consume(const Shared<kResident>& shared, const P
     release(before);
     add_bias<kColumnSteps>(sums, bias);
     epilogue.template take<kColumnSteps>(problem, rows, row, column, sums);
+    __syncwarp();  // lanes that had something to store and lanes that had not: products need them together
   }
 }
 

@@ -118,6 +118,7 @@ inline emulator::Barrier& barrier_at(uint32_t address) {
 inline void init_barrier(uint32_t barrier, int arrivals) {
   require(barrier % 8 == 0, "a barrier at an unaligned address");
   machine.at(barrier, 8);
+  for (int byte = 0; byte < 8; ++byte) machine.is_barrier[barrier - machine.base + byte] = 1;
   machine.barriers[barrier] = {arrivals, arrivals};
 }
 inline void fence_barriers() {}

@@ -74,7 +74,7 @@ struct Machine {
   bool late_copies = false;  // else late products
   std::mt19937 random{0};
   uint32_t base = 0;  // first valid address of shared memory
-  std::vector<char> memory;
+  std::vector<char> memory, is_barrier;
   std::map<uint32_t, Barrier> barriers;
   std::vector<std::function<void()>> engine;  // copies under way
   std::vector<Fiber> fibers;
@@ -93,6 +93,7 @@ struct Machine {
 
   char* at(uint32_t address, int bytes) {
     require(address >= base && address + bytes <= base + memory.size(), "an address outside of shared memory");
+    require(!is_barrier[address - base] && !is_barrier[address - base + bytes - 1], "data in the place of a barrier");
     return memory.data() + (address - base);
   }
 };
@@ -145,6 +146,7 @@ inline void run_block(int threads, int bytes, bool late_copies, uint32_t seed, s
   m.random.seed(seed);
   m.base = 0x410 + 16 * (seed % 7);  // not aligned, as the start of dynamic shared memory need not be
   m.memory.assign(bytes, static_cast<char>(0xff));
+  m.is_barrier.assign(bytes, 0);
   m.threads = threads;
   m.body = std::move(body);
   m.fibers.resize(threads);
@@ -207,6 +209,10 @@ inline emulator::Index blockIdx;
 
 inline void __syncthreads() {
   emulator::meet(emulator::machine.block, emulator::machine.threads, [] {});
+}
+
+inline void __syncwarp() {
+  emulator::meet(emulator::warp(), 32, [] {});
 }
 
 inline float shuffle(float value, int from) {

@@ -95,6 +95,7 @@ void bind_index(py::module_& m, const char* name) {
   py::class_<vlcal::SearchIndex<Real>>(m, name)
       .def(py::init(&build_index<Real>), nogil())
       .def("pack", &vlcal::SearchIndex<Real>::pack, nogil())
+      .def("bytes", &vlcal::SearchIndex<Real>::bytes, nogil())
       .def("search", &search<Real>, nogil());
 }
 

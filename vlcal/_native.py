@@ -199,6 +199,11 @@ class SearchIndex:
         """Prepare now what the first large search would."""
         self.handle.pack(torch.get_num_threads())
 
+    @property
+    def nbytes(self) -> int:
+        """Memory taken so far beside the keys."""
+        return self.handle.bytes()
+
     def search(self, queries: Tensor, k: int, exclude_self: bool) -> tuple[Tensor, Tensor]:
         """Squared distances (or negated dots) float64 and indices int64, [Q, k], smallest first."""
         # by NumPy, which leaves no spinning threads behind

@@ -239,10 +239,14 @@ float Screen::width(const ScreenRows& rows) const {
   return up(2.001 * (certificate + bias_error_ * most_span_) + 32 * kUnit * (most_bias_ + rows.beta * most_span_) + 4.0 * kSlack);
 }
 
+int64_t Screen::bytes() const {
+  return panels_ * kPanel * (4 * words_per_row_ + static_cast<int64_t>(sizeof(int32_t) + 4 * sizeof(float)));
+}
+
 template <class Real>
 FineKeys::FineKeys(const Isa& isa, const Frame& frame, const Real* keys, int64_t rows,
                    const std::vector<int32_t>& order, int threads)
-    : dot_(dot_int8(isa)), place_(frame.rounding), dim_(frame.dim()), padded_((dim_ + 63) / 64 * 64), bias_error_(frame.bias_error()) {
+    : dot_(dot_int8(isa)), place_(frame.rounding), rows_(rows), dim_(frame.dim()), padded_((dim_ + 63) / 64 * 64), bias_error_(frame.bias_error()) {
   const int64_t stride = kHeader + padded_;
   bytes_ = aligned<uint8_t>(rows * stride);
   parallel_for((rows + kPanel - 1) / kPanel, threads, [&](int64_t task, int) {

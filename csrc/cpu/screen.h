@@ -120,6 +120,8 @@ class Screen {
   // bias[j] <- the bias of the certificate for the rows of a block.
   void certify(int64_t p, const ScreenRows& rows, float* bias) const;
 
+  int64_t bytes() const;
+
   // S >= (certified value) - width for every key and row of the block; infinite with a basis.
   float width(const ScreenRows& rows) const;
 
@@ -154,6 +156,7 @@ class FineKeys {
   Row pack(const float* x, double norm) const;
   Bounds bounds(const Row& row, int32_t slot) const;
   void prefetch(int32_t slot) const;
+  int64_t bytes() const { return rows_ * (kHeader + padded_); }
 
  private:
   struct Header {
@@ -164,7 +167,7 @@ class FineKeys {
 
   DotInt8 dot_;
   const Rounding* place_;
-  int64_t dim_, padded_;
+  int64_t rows_, dim_, padded_;
   double bias_error_;
   Aligned<uint8_t> bytes_;
 };

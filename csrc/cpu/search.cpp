@@ -401,6 +401,14 @@ void SearchIndex<Real>::pack(int threads) const {
 }
 
 template <class Real>
+int64_t SearchIndex<Real>::bytes() const {
+  std::lock_guard<std::mutex> lock(packed_->mutex);
+  int64_t sum = static_cast<int64_t>(packed_->order.size() * sizeof(int32_t)) + (packed_->fine ? packed_->fine->bytes() : 0);
+  for (const auto& screen : packed_->screens) sum += screen ? screen->bytes() : 0;
+  return sum;
+}
+
+template <class Real>
 void SearchIndex<Real>::search(const double* queries, int64_t n, int k, bool exclude_self, double* cost,
                                int64_t* index, int threads) const {
   if (n > 0) Search<Real>(*packed_, queries, n, k, exclude_self, std::max(threads, 1)).run(cost, index);

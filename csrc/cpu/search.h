@@ -23,6 +23,9 @@ class SearchIndex {
   void search(const double* queries, int64_t n, int k, bool exclude_self, double* cost, int64_t* index,
               int threads) const;
 
+  // What packing took so far, beside the keys.
+  int64_t bytes() const;
+
   struct Packed;
 
  private:

@@ -10,6 +10,7 @@ from torch.library import opcheck
 from tests.ops.cases import rows, search
 from vlcal import _native
 from vlcal.ops import SearchIndex, knn, proximity, rank_vocabulary
+from vlcal.ops._directions import leading_directions
 
 BACKENDS = ["native", "reference"]
 
@@ -230,3 +231,31 @@ def test_compiles_without_a_graph_break():
         strict=True,
     ):
         assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("dim", [40, 512])
+@pytest.mark.parametrize("size", [3000, 20000])
+def test_an_index_takes_the_stated_memory(kernels, size, dim):
+    names = _native.instruction_sets()
+    value = 1 if kernels == "native" and "vnni" in names else 4
+    if kernels == "native" and "vnni" not in names and "bf16" in names:
+        value = 2
+    keys = draw_spectrum(size, dim)
+    packed = _native.SearchIndex(keys)
+    packed.pack()
+    padded = -(-size // 32) * 32
+    assert 0 < packed.nbytes <= padded * (value * dim + 24)
+    index = SearchIndex(keys)
+    taken = index._index.nbytes
+    directions = leading_directions(keys)
+    if directions is None:
+        assert taken <= padded * (value * dim + 24)
+    else:
+        wide = -(-dim // 64) * 64
+        assert taken <= padded * (value * len(directions) + wide + 100)
+
+
+def draw_spectrum(size, dim):
+    """Rows with few strong directions, as text features have."""
+    spectrum = torch.arange(1, dim + 1, dtype=torch.float32) ** -1.0
+    return torch.randn(size, dim) * spectrum

@@ -252,7 +252,7 @@ def test_an_index_takes_the_stated_memory(kernels, size, dim):
         assert taken <= padded * (value * dim + 24)
     else:
         wide = -(-dim // 64) * 64
-        assert taken <= padded * (value * len(directions) + wide + 100)
+        assert taken <= padded * (value * len(directions) + wide + 104)
 
 
 def draw_spectrum(size, dim):

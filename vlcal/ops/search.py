@@ -152,8 +152,8 @@ class SearchIndex:
 
     Preparing costs about as much as comparing some hundred queries with all keys. Its memory beside
     the keys is M (D + 24) bytes on a CPU with AVX512-VNNI, 2 M (D + 12) with AVX512-BF16 alone and
-    M (4 D + 24) elsewhere; where d < D directions hold most of the keys' variance, M (d + D + 100),
-    M (2 d + D + 100) or M (4 d + D + 100), D rounded up to a multiple of 64, and queries unlike the
+    M (4 D + 24) elsewhere; where d < D directions hold most of the keys' variance, M (d + D + 104),
+    M (2 d + D + 104) or M (4 d + D + 104), D rounded up to a multiple of 64, and queries unlike the
     keys can add the first formula. Looking for directions takes some 100 MB more for a while.
     On a GPU it is M (2 D + 24), D rounded up to a multiple of 64.
 

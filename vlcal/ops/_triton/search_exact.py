@@ -30,8 +30,6 @@ class Tiles(NamedTuple):
 # 16 keys of 32 lanes are 4 float64 sums a thread, 64 are 16: more would leave the registers. Keys
 # that all queries look at are read once for four of them.
 RERANK, OVERFLOW, SCAN = Tiles(1, 16), Tiles(1, 64), Tiles(4, 16)
-# a program of the interpreter costs about the same whatever its size
-INTERPRETED = Tiles(32, 256)
 
 
 class Candidates(NamedTuple):
@@ -61,7 +59,7 @@ def rerank(
     Queries whose list overflowed are left alone. Query q does not count key q + itself.
     """
     capacity = candidates.score.shape[1]
-    tiles = INTERPRETED if _triton.interpreted() else RERANK
+    tiles = tiles_for(RERANK, len(queries))
     _kernels().rerank_kernel[(-(-len(queries) // tiles.queries),)](
         queries,
         *queries.stride(),
@@ -115,8 +113,7 @@ def scan(
     else:
         order = waiting.int().argsort(descending=True, stable=True)
         work = waiting.sum()
-    tiles = OVERFLOW if waiting is not None else SCAN
-    tiles = INTERPRETED if _triton.interpreted() else tiles
+    tiles = tiles_for(SCAN if waiting is None else OVERFLOW, n)
     slices = max(1, min(MOST_SLICES, len(keys) // (4 * tiles.keys), MOST_PARTIALS // (n * k)))
     partial_cost = torch.empty(n * slices, k, dtype=torch.float64, device=device)
     partial_index = torch.empty(n * slices, k, dtype=torch.int64, device=device)
@@ -178,6 +175,14 @@ def dots(keys: Tensor, query: Tensor) -> Tensor:
         enable_fp_fusion=False,
     )
     return out
+
+
+def tiles_for(compiled: Tiles, n_queries: int) -> Tiles:
+    """The tiles of a kernel; a program of the interpreter costs the same whatever its size."""
+    if not _triton.interpreted():
+        return compiled
+    together = min(128, power_of_two(n_queries))
+    return Tiles(together, 8192 // together)
 
 
 def unroll(dim: int) -> int:

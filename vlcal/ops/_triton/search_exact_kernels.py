@@ -152,7 +152,7 @@ def rerank_kernel(
     Q: tl.constexpr,
     UNROLL: tl.constexpr,
 ):
-    PART: tl.constexpr = ENTRIES // LISTS
+    EACH: tl.constexpr = ENTRIES // LISTS
     q = tl.program_id(0).to(tl.int64) * Q + tl.arange(0, Q)
     real = q < n_queries
     found = tl.load(count_ptr + q, mask=real, other=0)
@@ -160,8 +160,9 @@ def rerank_kernel(
     # an overflowing list is left to the scan
     found = tl.where(real, found, 0)
     q = tl.where(real, q, 0)
-    part = (tl.arange(0, LISTS) * PART)[None, :, None]
-    entry = part + tl.arange(0, PART)[None, None, :]
+    # dealt out, so that few entries are one or two to a list
+    part = tl.arange(0, LISTS)[None, :, None]
+    entry = part + (tl.arange(0, EACH) * LISTS)[None, None, :]
     at = (q * capacity)[:, None, None] + entry
     score = tl.load(score_ptr + at, mask=entry < found[:, None, None], other=float("-inf"))
     base = tl.load(reach_ptr + q)
@@ -172,9 +173,9 @@ def rerank_kernel(
     matters = (top > float("-inf")) & (top.to(tl.float64) >= reach[:, None])
     while tl.max(tl.max(matters.to(tl.int32), axis=1), axis=0) > 0:
         # the best entry of every list, while it can still matter
-        chosen = part + tl.argmax(score, axis=2).to(tl.int32)[:, :, None]
-        at = (q * capacity)[:, None] + tl.reshape(chosen, [Q, LISTS])
-        first = tl.load(first_ptr + at, mask=matters, other=0).to(tl.int64)
+        chosen = part + tl.argmax(score, axis=2).to(tl.int32)[:, :, None] * LISTS
+        listed_at = (q * capacity)[:, None] + tl.reshape(chosen, [Q, LISTS])
+        first = tl.load(first_ptr + listed_at, mask=matters, other=0).to(tl.int64)
         score = tl.where((entry == chosen) & matters[:, :, None], float("-inf"), score)
         key = first[:, :, None] + (tl.arange(0, WIDTH) * step).to(tl.int64)[None, None, :]
         counts = matters[:, :, None] & (key < n_keys) & (key != (q + itself)[:, None, None])

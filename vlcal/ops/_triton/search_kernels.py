@@ -84,15 +84,13 @@ def bias_kernel(
     doubt = span * span * tl.load(factors_ptr + 1) + residual * residual * tl.load(factors_ptr + 2)
     doubt += far * far * tl.load(factors_ptr + 3) + tl.abs(lift) * 2.0**-22
     doubt *= 1 + 2.0**-20
-    # float32 rounds by less than the share added here; the constant is for what it flushes to zero
-    upper = lift + doubt
-    upper += tl.abs(upper) * 2.0**-23 + 1e-30
-    lower = lift - doubt
-    lower -= tl.abs(lower) * 2.0**-23 + 1e-30
     # a key about which nothing is known is always a candidate and never a witness
     known = (doubt < LARGEST_FLOAT) & (tl.abs(lift) < LARGEST_FLOAT)
-    upper = tl.where(known, upper, float("inf"))
-    lower = tl.where(known, lower, float("-inf"))
+    upper = tl.where(known, lift, 0.0) + tl.where(known, doubt, 0.0)
+    lower = tl.where(known, lift, 0.0) - tl.where(known, doubt, 0.0)
+    # float32 rounds by less than the share added here; the constant is for what it flushes to zero
+    upper = tl.where(known, upper + (tl.abs(upper) * 2.0**-23 + 1e-30), float("inf"))
+    lower = tl.where(known, lower - (tl.abs(lower) * 2.0**-23 + 1e-30), float("-inf"))
     tl.store(upper_ptr + row, upper.to(tl.float32), mask=real)
     tl.store(lower_ptr + row, lower.to(tl.float32), mask=real)
 
@@ -123,41 +121,39 @@ def screen_kernel(
     query_tiles = tl.cdiv(n_queries, BLOCK_Q)
     tiles = query_tiles * tl.cdiv(n_keys, BLOCK_K)
     mine = tl.cdiv(tiles - tl.program_id(0), tl.num_programs(0))
-    depth = tl.arange(0, BLOCK_D)
     scores = tl.zeros([BLOCK_Q, BLOCK_K], dtype=tl.float32)
-    tile = tl.program_id(0)
-    q_at = (tile % query_tiles) * BLOCK_Q + tl.arange(0, BLOCK_Q).to(tl.int64)
-    k_at = (tile // query_tiles).to(tl.int64) * BLOCK_K + tl.arange(0, BLOCK_K)
     for number in range(0, mine * STEPS):
-        step = number % STEPS
+        # addresses are functions of the number alone, or loads could not run ahead
+        tile = tl.program_id(0) + (number // STEPS) * tl.num_programs(0)
+        query_tile, key_tile = tile % query_tiles, tl.cast(tile // query_tiles, tl.int64)
+        q_at = tl.cast(query_tile * BLOCK_Q, tl.int64) + tl.arange(0, BLOCK_Q)
+        k_at = key_tile * BLOCK_K + tl.arange(0, BLOCK_K)
         # rows behind the last are the last again: loads need no mask, their scores are dropped
         q_row = tl.minimum(q_at, n_queries - 1)
         k_row = tl.minimum(k_at, n_keys - 1)
-        d = step * BLOCK_D + depth
+        d = (number % STEPS) * BLOCK_D + tl.arange(0, BLOCK_D)
         q = tl.load(q_ptr + q_row[:, None] * DEPTH + d[None, :])
         k = tl.load(k_ptr + k_row[None, :] * (every * DEPTH) + d[:, None])
         scores = tl.dot(q, k, scores)
-        if step == STEPS - 1:
+        if number % STEPS == STEPS - 1:
             bias = tl.load(bias_ptr + k_at, mask=k_at < n_keys, other=float("-inf"))
             scores += bias[None, :]
             best = tl.max(tl.reshape(scores, [BLOCK_Q, WIDTH, STEP]), axis=1)
-            group = (tile // query_tiles).to(tl.int64) * STEP + tl.arange(0, STEP)
-            first = (tile // query_tiles).to(tl.int64) * BLOCK_K + tl.arange(0, STEP)
             real = (q_at < n_queries)[:, None]
+            column = tl.arange(0, STEP)
             if APPEND:
+                first = key_tile * BLOCK_K + column
                 floor = tl.load(floor_ptr + q_at, mask=q_at < n_queries, other=float("inf"))
                 found = (best >= floor[:, None]) & (first < n_keys)[None, :] & real
-                one = tl.full([BLOCK_Q, STEP], 1, tl.int32)
                 count_at = count_ptr + q_at[:, None] + tl.zeros([1, STEP], tl.int64)
+                one = tl.full([BLOCK_Q, STEP], 1, tl.int32)
                 place = tl.atomic_add(count_at, one, mask=found, sem="relaxed")
                 kept = found & (place < capacity)
                 out = q_at[:, None] * capacity + place
                 tl.store(score_ptr + out, best, mask=kept)
-                key = first[None, :] + tl.zeros([BLOCK_Q, 1], tl.int64)
-                tl.store(first_ptr + out, key, mask=kept)
+                first = first[None, :] + tl.zeros([BLOCK_Q, 1], tl.int64)
+                tl.store(first_ptr + out, first, mask=kept)
             else:
-                tl.store(score_ptr + q_at[:, None] * groups + group[None, :], best, mask=real)
+                out = q_at[:, None] * groups + (key_tile * STEP + column)[None, :]
+                tl.store(score_ptr + out, best, mask=real)
             scores = tl.zeros([BLOCK_Q, BLOCK_K], dtype=tl.float32)
-            tile += tl.num_programs(0)
-            q_at = (tile % query_tiles) * BLOCK_Q + tl.arange(0, BLOCK_Q).to(tl.int64)
-            k_at = (tile // query_tiles).to(tl.int64) * BLOCK_K + tl.arange(0, BLOCK_K)

@@ -36,7 +36,9 @@ class Blocks(NamedTuple):
 # 48 KiB leave room for nothing else on a multiprocessor and cover the reading of a tile's scores.
 # Ampere: 128 x 128 with 4 warps is 128 accumulators a thread again; four stages of 16 KiB fit the
 # 99 KiB of the consumer chips, and two programs share a multiprocessor of the large ones.
-# Few queries: half the rows, or most of a tile would be padding.
+# Few queries: half the rows, or most of a tile would be padding. Triton before 3.3 regroups scores
+# by way of shared memory, which Hopper's tiles leave no room for: there Ampere's must do.
+FEW = 64
 HOPPER = Blocks(queries=128, keys=256, depth=64, warps=8, stages=4)
 HOPPER_FEW = Blocks(queries=64, keys=256, depth=64, warps=4, stages=4)
 AMPERE = Blocks(queries=128, keys=128, depth=32, warps=4, stages=4)
@@ -45,18 +47,16 @@ AMPERE_FEW = Blocks(queries=64, keys=128, depth=32, warps=4, stages=4)
 INTERPRETED = Blocks(queries=64, keys=256, depth=64, warps=4, stages=1)
 
 
-def blocks_for(capability: tuple[int, int], n_queries: int) -> Blocks:
-    """Tiles for a GPU and a number of queries."""
-    if _triton.interpreted():
-        return INTERPRETED
-    if capability[0] == 9:
-        return HOPPER if n_queries > 64 else HOPPER_FEW
-    return AMPERE if n_queries > 64 else AMPERE_FEW
+def blocks_for(capability: tuple[int, int], few: bool, regrouping: bool) -> Blocks:
+    """Tiles for a GPU, for few queries or many, and if scores are moved to regroup them."""
+    if capability[0] == 9 and not regrouping:
+        return HOPPER_FEW if few else HOPPER
+    return AMPERE_FEW if few else AMPERE
 
 
 def group_max(q16: Tensor, k16: Tensor, bias: Tensor) -> Tensor:
     """The largest score of each group of keys [Q, G] float32; see `search.Screens`."""
-    blocks = blocks_for(_capability(q16.device), len(q16))
+    blocks = _blocks(q16.device, len(q16) <= FEW)
     tiles = -(-len(k16) // blocks.keys)
     width = min(GROUP, blocks.keys)
     groups = tiles * (blocks.keys // width)
@@ -69,7 +69,7 @@ def screen(
     q16: Tensor, k16: Tensor, bias: Tensor, floor: Tensor, capacity: int
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Groups of keys that reach the floor: count, first key, score; see `search.Screens`."""
-    blocks = blocks_for(_capability(q16.device), len(q16))
+    blocks = _blocks(q16.device, len(q16) <= FEW)
     count = torch.zeros(len(q16), dtype=torch.int32, device=q16.device)
     wide = torch.int64 if len(k16) >= 2**31 else torch.int32
     first = torch.empty(len(q16), capacity, dtype=wide, device=q16.device)
@@ -81,7 +81,7 @@ def screen(
 
 def screens(device: torch.device) -> Screens:
     """The pair for a device, with the shape of its groups."""
-    blocks = blocks_for(_capability(device), 128)
+    blocks = _blocks(device, True)
     return Screens(group_max, screen, blocks.width, blocks.keys // blocks.width)
 
 
@@ -129,5 +129,14 @@ def _launch(
 
 
 @lru_cache
-def _capability(device: torch.device) -> tuple[int, int]:
-    return (0, 0) if device.type == "cpu" else torch.cuda.get_device_capability(device)
+def _blocks(device: torch.device, few: bool) -> Blocks:
+    if _triton.interpreted():
+        return INTERPRETED
+    return blocks_for(torch.cuda.get_device_capability(device), few, regroups())
+
+
+def regroups() -> bool:
+    """Whether this version of Triton moves scores through shared memory to regroup them."""
+    from triton import __version__ as version
+
+    return tuple(map(int, version.split(".")[:2])) < (3, 3)

@@ -24,7 +24,7 @@ using Address = std::uintptr_t;
 namespace {
 
 // raised with every change of what vlcal/_native.py or vlcal/_cuda.py call; they compare it with theirs
-constexpr int kInterface = 2;
+constexpr int kInterface = 3;
 
 template <class T>
 T* at(Address address) {

@@ -17,6 +17,9 @@ from torch import Tensor
 
 from vlcal import _native
 
+# kMostBins of csrc/cuda/binning.h
+MOST_BINS = 48
+
 
 def missing() -> str | None:
     """Why no CUDA C++ kernel can run on this machine; None if one can."""
@@ -73,6 +76,49 @@ def launch_on(tensor: Tensor) -> Iterator[tuple[int, int]]:
     with torch.cuda.device(tensor.device):
         index = torch.cuda.current_device()
         yield index, torch.cuda.current_stream(index).cuda_stream
+
+
+def bin_statistics(
+    confidence: Tensor, correct: Tensor, thresholds: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Table [3, B] int64 of counts, correct ones and units of 2^-30; how many rows are bad, [1].
+
+    Args:
+        confidence: [N] float32.
+        correct: [N] bool.
+        thresholds: [B - 1] float32, B <= MOST_BINS.
+    """
+    n_bins = len(thresholds) + 1
+    table = torch.zeros(3, n_bins, dtype=torch.int64, device=confidence.device)
+    bad = torch.zeros(1, dtype=torch.int32, device=confidence.device)
+    with launch_on(confidence) as launch:
+        outputs = (thresholds.data_ptr(), n_bins, table.data_ptr(), bad.data_ptr())
+        _native.library().bin_statistics_cuda(*_samples(confidence, correct), *outputs, *launch)
+    return table, bad
+
+
+def cell_sums(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+    """First pass of `equal_mass_statistics`: sums [2, cells] int64; how many rows are bad, [1]."""
+    # one cell for every value of the 16 leading bits of the floats from 0 to 1
+    sums = torch.zeros(2, 0x3F81, dtype=torch.int64, device=confidence.device)
+    bad = torch.zeros(1, dtype=torch.int32, device=confidence.device)
+    with launch_on(confidence) as launch:
+        outputs = (sums.data_ptr(), bad.data_ptr())
+        _native.library().cell_sums(*_samples(confidence, correct), *outputs, *launch)
+    return sums, bad
+
+
+def value_sums(confidence: Tensor, correct: Tensor, slot: Tensor, slots: int) -> Tensor:
+    """Second pass: sums [slots, 2^16] int64 of the cells with slot [cells] int32 of 1 and more."""
+    sums = torch.zeros(slots, 1 << 16, dtype=torch.int64, device=confidence.device)
+    with launch_on(confidence) as launch:
+        outputs = (slot.data_ptr(), sums.data_ptr())
+        _native.library().value_sums(*_samples(confidence, correct), *outputs, *launch)
+    return sums
+
+
+def _samples(confidence: Tensor, correct: Tensor) -> tuple[int, int, int]:
+    return confidence.data_ptr(), correct.data_ptr(), len(confidence)
 
 
 def has_wgmma(device: torch.device) -> bool:

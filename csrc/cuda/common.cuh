@@ -3,9 +3,12 @@
 #pragma once
 #include <cuda_runtime.h>
 
+#include <algorithm>
 #include <cstdint>
 #include <stdexcept>
 #include <string>
+
+#include "checks.h"
 
 namespace vlcal::cuda {
 
@@ -40,6 +43,18 @@ inline int multiprocessors(int device, const char* who) {
   int count = 0;
   check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), who);
   return count;
+}
+
+// Blocks that fill the device once, or one a tile if there are fewer; allows the kernel its dynamic shared memory.
+template <class Kernel>
+int blocks_for(Kernel* kernel, int threads, int shared, int64_t tiles, int device, const char* who) {
+  int resident = 0;
+  if (shared > 48 * 1024) {
+    check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, shared), who);
+  }
+  check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads, shared), who);
+  if (resident < 1) refuse(who, "the device has no room for a block with ", shared, " bytes of shared memory");
+  return static_cast<int>(std::min<int64_t>(tiles, int64_t{resident} * multiprocessors(device, who)));
 }
 
 }  // namespace vlcal::cuda

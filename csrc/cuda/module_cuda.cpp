@@ -4,6 +4,7 @@
 
 #include <cstdint>
 
+#include "cuda/binning.h"
 #include "cuda/device.h"
 #include "cuda/search.h"
 
@@ -37,6 +38,23 @@ void screen(Address queries, int64_t n_queries, Address keys, int64_t n_keys, in
       {at<const float>(floor), capacity, at<int32_t>(count), at<int32_t>(ids), at<float>(scores)}, {device, stream});
 }
 
+void bin_statistics(Address confidence, Address correct, int64_t n, Address thresholds, int n_bins, Address table,
+                    Address bad, int device, Address stream) {
+  cuda::bin_statistics(at<const float>(confidence), at<const uint8_t>(correct), n, at<const float>(thresholds), n_bins,
+                       at<int64_t>(table), at<int32_t>(bad), {device, stream});
+}
+
+void cell_sums(Address confidence, Address correct, int64_t n, Address sums, Address bad, int device, Address stream) {
+  cuda::cell_sums(at<const float>(confidence), at<const uint8_t>(correct), n, at<int64_t>(sums), at<int32_t>(bad),
+                  {device, stream});
+}
+
+void value_sums(Address confidence, Address correct, int64_t n, Address slot, Address sums, int device,
+                Address stream) {
+  cuda::value_sums(at<const float>(confidence), at<const uint8_t>(correct), n, at<const int32_t>(slot),
+                   at<int64_t>(sums), {device, stream});
+}
+
 }  // namespace
 
 void bind_cuda(py::module_& m) {
@@ -44,6 +62,10 @@ void bind_cuda(py::module_& m) {
   m.attr("cuda_architectures") = VLCAL_CUDA;
   m.attr("cuda_toolkit") = cuda::toolkit();
   m.def("cuda_problem", &cuda::problem);
+
+  m.def("bin_statistics_cuda", &bin_statistics, nogil());
+  m.def("cell_sums", &cell_sums, nogil());
+  m.def("value_sums", &value_sums, nogil());
 
   m.def("group_max_sm80", &group_max<cuda::group_max_sm80>, nogil());
   m.def("group_max_sm90", &group_max<cuda::group_max_sm90>, nogil());

@@ -3,6 +3,8 @@
 #pragma once
 #include <cstdint>
 
+#include "cuda/device.h"
+
 namespace vlcal::cuda {
 
 // fp16 rows on the device, `dim` a multiple of 64, addresses multiples of 16; rows of queries are contiguous.
@@ -14,11 +16,6 @@ struct Pairs {
   int64_t key_stride;  // values from one key to the next, a multiple of 8
   int64_t dim;
   const float* bias;  // [n_keys]
-};
-
-struct Launch {
-  int device;
-  std::uintptr_t stream;
 };
 
 // Lists of the keys that reach a floor: `count` [n_queries] starts at 0 and counts those that no longer fit, too.

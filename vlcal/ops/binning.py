@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vlcal import _native
+from vlcal import _cuda, _native
 from vlcal.ops import _triton, reference
 from vlcal.ops._dispatch import Backend, custom_op, dispatch
 from vlcal.ops._triton import binning
@@ -114,7 +114,8 @@ def bin_statistics(
         closed: "right" for (lo, hi], "left" for [lo, hi).
         edges: [B + 1] ascending float64 edges instead of `n_bins` equal ones; the first and last
             count as open.
-        backend: "native", "triton" or "reference"; by default the fastest that accepts the call.
+        backend: "native", "triton", "cuda" or "reference"; by default the first of these that
+            accepts the call.
 
     Returns:
         BinStatistics; bit-identical for every order, batch split, thread count and backend.
@@ -289,6 +290,23 @@ def _run_triton(confidence: Tensor, correct: Tensor, edges: Tensor, right: bool)
     return table
 
 
+def _run_cuda(confidence: Tensor, correct: Tensor, edges: Tensor, right: bool) -> Tensor:
+    confidence = confidence.float().contiguous()
+    above = thresholds(edges[1:-1], torch.float32, right)
+    table, bad = _cuda.bin_statistics(confidence, correct.contiguous(), above)
+    if any_bad(bad):
+        refuse_row("bin_statistics", confidence, first_bad(confidence))
+    return table
+
+
+def _refuse_cuda(confidence: Tensor, correct: Tensor, edges: Tensor, right: bool) -> str | None:
+    if confidence.dtype == torch.float64:
+        return "float64 confidences are not supported, only float32 and half precisions"
+    if len(edges) - 1 > _cuda.MOST_BINS:
+        return f"it takes up to {_cuda.MOST_BINS} bins, got {len(edges) - 1}"
+    return _cuda.refuse_device(confidence, correct, edges)
+
+
 def _group_triton(group: Tensor, confidence: Tensor, correct: Tensor, n_groups: int) -> Tensor:
     table, bad = binning.group_statistics(group, confidence, correct, n_groups)
     if any_bad(bad):
@@ -306,6 +324,7 @@ def thresholds(interior: Tensor, dtype: torch.dtype, right: bool) -> Tensor:
 BACKENDS = (
     Backend("native", _run_native, _native.missing, _native.refuse_device),
     Backend("triton", _run_triton, _triton.missing, _triton.refuse_device),
+    Backend("cuda", _run_cuda, _cuda.missing, _refuse_cuda),
     Backend("reference", _run_reference),
 )
 

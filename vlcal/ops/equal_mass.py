@@ -7,7 +7,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from vlcal import _native
+from vlcal import _cuda, _native
 from vlcal.ops import _triton, reference
 from vlcal.ops._dispatch import Backend, custom_op, dispatch
 from vlcal.ops._triton import equal_mass
@@ -46,7 +46,8 @@ def equal_mass_statistics(
         correct: [N] bool (or integers 0 and 1).
         n_bins: B >= 1.
         ties: what happens to equal confidences at a border of two bins.
-        backend: "native", "triton" or "reference"; by default the fastest that accepts the call.
+        backend: "native", "triton", "cuda" or "reference"; by default the first of these that
+            accepts the call.
 
     Returns:
         BinStatistics without edges; the same bits for every thread count and backend, and with
@@ -96,12 +97,35 @@ def _run_triton(confidence: Tensor, correct: Tensor, n_bins: int, together: bool
     return table
 
 
-def _refuse_triton(confidence: Tensor, correct: Tensor, n_bins: int, together: bool) -> str | None:
+CUDA_PASSES = equal_mass.Passes(_cuda.cell_sums, _cuda.value_sums)
+
+
+def _run_cuda(confidence: Tensor, correct: Tensor, n_bins: int, together: bool) -> Tensor:
+    confidence = confidence.float().contiguous()
+    table, bad = equal_mass.by_cells(confidence, correct.contiguous(), n_bins, CUDA_PASSES)
+    if any_bad(bad):
+        refuse_row(WHO, confidence, first_bad(confidence))
+    return table
+
+
+def _refuse_on_gpu(confidence: Tensor, n_bins: int) -> str | None:
     if confidence.dtype == torch.float64:
         return "float64 confidences are not supported, only float32 and half precisions"
     if len(confidence) >= 1 << 31 or n_bins >= 1 << 30:
         return f"it takes up to 2^31 - 1 samples, got {len(confidence)}"
-    return _triton.refuse_device(confidence, correct)
+    return None
+
+
+def _refuse_triton(confidence: Tensor, correct: Tensor, n_bins: int, together: bool) -> str | None:
+    return _refuse_on_gpu(confidence, n_bins) or _triton.refuse_device(confidence, correct)
+
+
+def _refuse_cuda(confidence: Tensor, correct: Tensor, n_bins: int, together: bool) -> str | None:
+    if not together:
+        return "ties in the order of rows need a sort, which it does not have"
+    if n_bins > equal_mass.MOST_BINS:
+        return f"it takes up to {equal_mass.MOST_BINS} bins, got {n_bins}"
+    return _refuse_on_gpu(confidence, n_bins) or _cuda.refuse_device(confidence, correct)
 
 
 def _refuse(confidence: Tensor, correct: Tensor, n_bins: int, together: bool) -> str | None:
@@ -115,6 +139,7 @@ def _refuse(confidence: Tensor, correct: Tensor, n_bins: int, together: bool) ->
 BACKENDS = (
     Backend("native", _run_native, _native.missing, _refuse),
     Backend("triton", _run_triton, _triton.missing, _refuse_triton),
+    Backend("cuda", _run_cuda, _cuda.missing, _refuse_cuda),
     Backend("reference", _run_reference),
 )
 

@@ -23,10 +23,10 @@ def softmax(*args, **kwargs):
 # --- compiling -----------------------------------------------------------------------------------
 
 KINDS = {
-    "*fp16": "x_hi x_lo t_hi t_lo y_hi y_lo u_hi u_lo hi lo",
+    "*fp16": "x_hi x_lo t_hi t_lo y_hi y_lo u_hi u_lo hi lo a_hi a_lo b_hi b_lo z_hi z_lo",
     "*fp32": "source image text inverse inverse_ptr scale_ptr bias factor_ptr maxima partial "
     "other_inverse_ptr other_scale_ptr other_bias offset_ptr confidence entropy likelihood squares "
-    "topk_prob",
+    "topk_prob loss top_ptr inverse_sum unscale_ptr slope",
     "*fp64": "center class_center vector weight limits sizes along margin pivot margin_ptr "
     "pivot_ptr score label_score out",
     "*i64": "labels_ptr index",
@@ -36,6 +36,8 @@ KINDS = {
 KINDS_OF = {
     "pack_classes": {"scale_ptr": "*fp64"},
     "finish": {"factor_ptr": "*fp64"},
+    "losses": {"scale_ptr": "*fp64"},
+    "multiply": {"out": "*fp32"},
 }
 
 
@@ -46,7 +48,7 @@ def spec(module, kernel, constants, **options):
     kinds |= KINDS_OF.get(kernel, {})
     signature = {name: kinds.get(name, "i32") for name in names if name not in constants}
     divisible = [name for name in names if kinds.get(name, "").startswith("*")]
-    divisible += [name for name in ("n_rows", "depth", "other_depth") if name in signature]
+    divisible += [name for name in ("n_rows", "depth", "other_depth", "pitch") if name in signature]
     return {
         "kernel": kernel,
         "signature": signature,

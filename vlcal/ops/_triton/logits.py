@@ -31,7 +31,8 @@ from vlcal.types import check_finite
 WORKSPACE = 512 << 20
 # more classes than this are wanted: float64 products of all, sorted
 LISTED = 32
-_SEGMENT = 8
+# tiles that a program walks
+SEGMENT = 8
 _GROUPS = BLOCK // 16
 # rows of a program that works in float64: a GPU wants many programs, the interpreter few
 RANKED = 64 if _triton.interpreted() else 1
@@ -209,7 +210,7 @@ def waves(n: int, classes: Classes, listed: int, others: Classes | None = None) 
 
 def segments(classes: Classes) -> int:
     """Segments of classes that are walked apart, whatever the number of images."""
-    return -(-classes.tiles // _SEGMENT)
+    return -(-classes.tiles // SEGMENT)
 
 
 def walk(
@@ -249,7 +250,7 @@ def walk(
         classes.count,
         classes.hi.shape[1],
         classes.tiles,
-        _SEGMENT,
+        SEGMENT,
         TERMS=classes.terms,
         MAXIMA=maxima,
         SUMS=factor is not None,
@@ -297,7 +298,7 @@ def _walk_statistics(
         classes.hi.shape[1],
         second_classes.hi.shape[1],
         classes.tiles,
-        _SEGMENT,
+        SEGMENT,
         TERMS=classes.terms,
         OTHER=other is not None,
         BLOCK_N=BLOCK,

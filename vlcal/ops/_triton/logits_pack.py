@@ -115,8 +115,9 @@ def power_of_two(values: Tensor, center: Tensor | None = None) -> Tensor:
     largest = torch.stack(values.aminmax()).abs().amax().double()
     if center is not None:
         largest = largest + torch.stack(center.aminmax()).abs().amax()
-    exponent = torch.frexp(largest).exponent.clamp(-112, 126)
-    return torch.ldexp(torch.ones_like(largest), 14 - exponent)
+    exponent = torch.frexp(largest).exponent.clamp(-112, 126).long()
+    # from its bits: a power function need not be exact
+    return ((1023 + 14 - exponent) << 52).view(torch.float64)
 
 
 def pack(

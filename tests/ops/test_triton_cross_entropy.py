@@ -1,0 +1,208 @@
+"""The Triton kernels of the cross-entropy: what the cases shared by all backends do not reach."""
+
+import math
+from importlib import import_module
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch.library import opcheck
+
+from tests.ops.cases import features
+from tests.ops.test_triton_logits import compiled, logits_shape, tiles
+from tests.oracle import device_of, moved
+from vlcal.ops import _triton, cosine_cross_entropy, use_backend
+
+pytestmark = pytest.mark.skipif(_triton.missing() is not None, reason=str(_triton.missing()))
+DEVICE = device_of("triton")
+REDUCTIONS = ["mean", "sum", "none"]
+
+
+def leaves(n, c, dim, dtype=torch.float32, scale=30.0):
+    image, text, labels = moved(features(n, c, dim, dtype), DEVICE)
+    factor = torch.tensor(scale, device=DEVICE, requires_grad=True)
+    return image.requires_grad_(), text.requires_grad_(), labels, factor
+
+
+def evaluate(args, grad=None, **options):
+    loss = cosine_cross_entropy(*args, **options, backend="triton")
+    return [loss.detach(), *torch.autograd.grad(loss, [args[0], args[1], args[3]], grad)]
+
+
+def truth(args, reduction, grad=None):
+    doubles = [arg.detach().double().requires_grad_() for arg in (args[0], args[1], args[3])]
+    loss = F.cross_entropy(doubles[0] @ doubles[1].T * doubles[2], args[2], reduction=reduction)
+    return [loss.detach(), *torch.autograd.grad(loss, doubles, grad)]
+
+
+def errors(got, true):
+    """Largest errors, relative to the largest element."""
+    return [
+        float((a.double() - b).abs().max() / b.abs().max()) for a, b in zip(got, true, strict=True)
+    ]
+
+
+@pytest.mark.parametrize("large", [True, False])
+def test_kernels_compile_within_shared_memory(large):
+    specs = []
+    for terms in (1, 3):
+        shape = logits_shape(large, terms)
+        launch = {"num_warps": shape.warps, "num_stages": shape.stages}
+        specs.append(("logit_gradients", {"TERMS": terms, **tiles(shape.step)}, launch))
+        for transposed, width in ((True, 128), (False, 128), (True, 64)):
+            block = {"BLOCK_N": 128, "BLOCK_D": width, "BLOCK_K": shape.step}
+            specs.append(("multiply", {"TRANSPOSED": transposed, "TERMS": terms, **block}, launch))
+    specs.append(("losses", {"BLOCK_N": 128}, {}))
+    for name, made in compiled("cross_entropy_kernels", specs).items():
+        if large == name.endswith("/90"):
+            assert made["shared"] <= (227 if large else 99) << 10, name
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+@pytest.mark.parametrize(("n", "c", "dim"), [(60, 1040, 40), (129, 40, 130)])
+def test_equals_torch_in_value_and_gradients(n, c, dim, reduction):
+    args = leaves(n, c, dim)
+    grad = None
+    if reduction == "none":
+        grad = torch.linspace(-1e-3, 2e4, n, device=DEVICE)
+    got = evaluate(args, grad, reduction=reduction)
+    true = truth(args, reduction, None if grad is None else grad.double())
+    assert max(errors(got, true)) < 3e-6
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_leaves(dtype):
+    args = leaves(40, 30, 64, dtype)
+    got = evaluate(args)
+    assert [value.dtype for value in got] == [torch.float32, dtype, dtype, torch.float32]
+    assert max(errors(got, truth(args, "mean"))) < 2 * torch.finfo(dtype).eps
+
+
+def test_fast_is_as_near_as_it_says():
+    args = leaves(60, 200, 512, scale=100.0)
+    true = truth(args, "none", torch.ones(60, device=DEVICE).double())
+    got = evaluate(args, torch.ones(60, device=DEVICE), reduction="none", precision="fast")
+    assert 1e-5 < (got[0] - true[0]).abs().max() < 3e-3
+    assert 1e-5 < max(errors(got[1:], true[1:])) < 2e-3
+    accurate = evaluate(args, torch.ones(60, device=DEVICE), reduction="none")
+    assert max(errors(accurate[1:], true[1:])) < 3e-6
+
+
+@pytest.mark.parametrize("precision", ["accurate", "fast"])
+def test_waves_change_rounding_only_and_runs_nothing(monkeypatch, precision):
+    args = leaves(300, 130, 40)
+    grad = torch.linspace(-1, 2, 300, device=DEVICE)
+    options = {"reduction": "none", "precision": precision}
+    whole = evaluate(args, grad, **options)
+    for a, b in zip(whole, evaluate(args, grad, **options), strict=True):
+        assert torch.equal(a, b)
+    monkeypatch.setattr(import_module("vlcal.ops._triton.logits"), "WORKSPACE", 1)
+    waves = evaluate(args, grad, **options)
+    assert torch.equal(whole[0], waves[0])
+    assert max(errors(waves, [value.double() for value in whole])) < 2e-6
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_expanded_incoming_gradients(reduction):
+    args = leaves(20, 30, 16)
+    shape = (20,) if reduction == "none" else ()
+    expanded = evaluate(args, torch.tensor(2.0, device=DEVICE).expand(shape), reduction=reduction)
+    dense = evaluate(args, torch.full(shape, 2.0, device=DEVICE), reduction=reduction)
+    for a, b in zip(expanded, dense, strict=True):
+        assert torch.equal(a, b)
+
+
+def test_a_certain_label_costs_exactly_nothing():
+    eye = torch.eye(40, 64, device=DEVICE, requires_grad=True)
+    text = torch.eye(40, 64, device=DEVICE, requires_grad=True)
+    scale = torch.tensor(1e4, device=DEVICE, requires_grad=True)
+    args = (eye, text, torch.arange(40, device=DEVICE), scale)
+    assert all((value == 0).all() for value in evaluate(args, reduction="sum"))
+
+
+def test_a_label_far_in_the_tail():
+    text = torch.eye(3, device=DEVICE)
+    image = torch.tensor([[1.0, 0.5, -1.0]], device=DEVICE)
+    for label, expected in ((1, 5_000.0), (2, 20_000.0)):
+        labels = torch.tensor([label], device=DEVICE)
+        loss = cosine_cross_entropy(image, text, labels, 1e4, backend="triton")
+        assert float(loss) == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_weight_of_zero_gives_no_gradient():
+    args = leaves(20, 30, 16)
+    assert all(
+        (value == 0).all()
+        for value in evaluate(args, torch.zeros(20, device=DEVICE), reduction="none")[1:]
+    )
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_refusals():
+    image, text, labels, scale = leaves(140, 40, 16)
+    with pytest.raises(ValueError, match="precision must be 'accurate' or 'fast', got 'exact'"):
+        cosine_cross_entropy(image, text, labels, scale, precision="exact", backend="triton")
+    with pytest.raises(NotImplementedError, match="float64 features are computed by the reference"):
+        cosine_cross_entropy(image.double(), text, labels, scale, backend="triton")
+    broken = image.detach().clone()
+    broken[131, 1] = math.nan
+    for wanted in (False, True):
+        leaf = broken.requires_grad_(wanted)
+        with pytest.raises(ValueError, match=r"image_features must be finite.*row 131"):
+            cosine_cross_entropy(leaf, text.detach(), labels, 30.0, backend="triton")
+    with pytest.raises(ValueError, match=r"logits must stay within the range .* in row 0"):
+        cosine_cross_entropy(image * 1e38, text, labels, 1e4, backend="triton")
+    text.detach()[39, 0] = math.inf
+    for rows in (image, image[:0]):
+        with pytest.raises(ValueError, match=r"text_features must be finite.*row 39"):
+            cosine_cross_entropy(rows, text, labels[: len(rows)], 30.0, backend="triton")
+
+
+# opcheck itself looks at the gradients of tensors that are not leaves
+@pytest.mark.filterwarnings("ignore:The .grad attribute of a Tensor that is not a leaf")
+@pytest.mark.parametrize("precision", ["accurate", "fast"])
+def test_opcheck(precision):
+    image, text, labels, scale = leaves(9, 12, 8)
+    ops = torch.ops.vlcal
+    with use_backend("triton"):
+        opcheck(ops.cosine_cross_entropy.default, (image, text, labels, scale, "", precision))
+        opcheck(
+            ops.cosine_cross_entropy_sum.default,
+            (image, text, labels, scale, True, True, True, "", precision),
+        )
+
+
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_autocast_and_compile_change_nothing(reduction):
+    args = leaves(9, 12, 8)
+
+    def call(*args):
+        return cosine_cross_entropy(*args, reduction=reduction, backend="triton").sum()
+
+    def run(function):
+        loss = function(*args)
+        return loss.detach(), *torch.autograd.grad(loss, [args[0], args[1], args[3]])
+
+    plain = run(call)
+    compiled_call = torch.compile(call, fullgraph=True, backend="aot_eager")
+    with torch.autocast(DEVICE, torch.bfloat16):
+        cast = run(call)
+    for a, b, c in zip(plain, cast, run(compiled_call), strict=True):
+        assert torch.equal(a, b)
+        assert torch.equal(a, c)
+
+
+@pytest.mark.skipif(DEVICE != "cuda", reason="no CUDA device was found")
+@pytest.mark.parametrize("reduction", REDUCTIONS)
+def test_captured_in_a_graph(reduction):
+    args = leaves(200, 300, 64)
+    plain = evaluate(
+        args, torch.ones(200, device=DEVICE) if reduction == "none" else None, reduction=reduction
+    )
+    graph = torch.cuda.CUDAGraph()
+    weight = torch.ones(200, device=DEVICE) if reduction == "none" else None
+    with torch.cuda.graph(graph):
+        captured = evaluate(args, weight, reduction=reduction)
+    graph.replay()
+    for a, b in zip(plain, captured, strict=True):
+        assert torch.equal(a, b)

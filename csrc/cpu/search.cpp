@@ -11,6 +11,7 @@
 #include <limits>
 #include <mutex>
 #include <numeric>
+#include <type_traits>
 #include <utility>
 #include <vector>
 
@@ -28,6 +29,9 @@ constexpr int64_t kRun = 8;  // keys
 constexpr int64_t kKeysPerTask = 1 << 14;
 constexpr int64_t kKeysPerSlice = 1 << 13;
 constexpr int64_t kRowPanels = 16;            // of a block: 224 rows of int8 stay in a core's cache
+constexpr int64_t kRoughKeys = 128;           // in one go, for which they stay in the cache,
+constexpr int64_t kRoughQueries = 32;         // and so many queries
+constexpr double kInfinite = std::numeric_limits<double>::infinity();
 constexpr int64_t kFinished = 16;         // queries of one last task
 constexpr int64_t kFetched = 8;           // keys fetched ahead of their exact costs
 constexpr int64_t kFewQueries = 16;           // below, evaluating all costs is cheaper than packing the keys
@@ -133,7 +137,8 @@ class Search {
         exclude_self_(exclude_self),
         threads_(threads),
         cost_of_(keys.metric == Metric::kDistance ? exact_costs<Real>().squared_distance
-                                                  : exact_costs<Real>().negated_dot) {}
+                                                  : exact_costs<Real>().negated_dot),
+        rough_of_(rough_cost()) {}
 
   void run(double* cost, int64_t* index) {
     const bool few = !keys_.ready && n_ < kFewQueries;
@@ -150,7 +155,8 @@ class Search {
       const int64_t each = sliced ? std::min(panels, kRowPanels) : (panels + blocks - 1) / blocks;
       split(each * tile, sliced ? keys_.rows / kKeysPerSlice : 1, cost, index);
     } else {
-      split(1, (keys_.rows + kKeysPerTask - 1) / kKeysPerTask, cost, index);
+      const int64_t each = std::clamp<int64_t>(n_ / threads_, 1, kRoughQueries);
+      split(each, (keys_.rows + kKeysPerTask - 1) / kKeysPerTask, cost, index);
     }
   }
 
@@ -193,11 +199,55 @@ class Search {
     }
     if (screened_ && screen(block, first, slice, slices)) return;
     const int64_t panels = (keys_.rows + kPanel - 1) / kPanel;
+    const int64_t begin = panels * slice / slices * kPanel;
     const int64_t end = std::min(keys_.rows, panels * (slice + 1) / slices * kPanel);
+    if (!screened_ && roughly(block, begin, end)) return;
     for (Query& query : block) {
-      for (int64_t slot = panels * slice / slices * kPanel; slot < end; ++slot) {
-        evaluate(query, screened_ ? keys_.order[slot] : slot);
+      for (int64_t slot = begin; slot < end; ++slot) evaluate(query, screened_ ? keys_.order[slot] : slot);
+    }
+  }
+
+  // Distances in float first, and exact costs of the keys they do not exclude; false if float cannot hold the queries.
+  bool roughly(std::vector<Query>& block, int64_t begin, int64_t end) {
+    if constexpr (std::is_same_v<Real, float>) {
+      if (keys_.metric != Metric::kDistance || keys_.rows < 4 * k_) return false;
+      std::vector<float> y(block.size() * keys_.dim);
+      for (size_t q = 0; q < block.size(); ++q) {
+        const double* exact = block[q].exact.data();
+        float* row = y.data() + q * keys_.dim;
+        std::copy(exact, exact + keys_.dim, row);
+        if (!std::equal(row, row + keys_.dim, exact)) return false;
       }
+      std::vector<float> rough(kRoughKeys), ordered;
+      for (int64_t first = begin; first < end; first += kRoughKeys) {
+        const int64_t n = std::min(kRoughKeys, end - first);
+        for (size_t q = 0; q < block.size(); ++q) {
+          for (int64_t i = 0; i < n; ++i) {
+            rough[i] = rough_of_(y.data() + q * keys_.dim, keys_.keys + (first + i) * keys_.dim, keys_.dim);
+          }
+          take(block[q], rough, ordered, first, n);
+        }
+      }
+      return true;
+    }
+    return false;
+  }
+
+  // Exact costs of those of n keys whose rough ones may be among the k smallest.
+  void take(Query& query, const std::vector<float>& rough, std::vector<float>& ordered, int64_t first, int64_t n) {
+    const double loose = 1 + 3 * rough_error(keys_.dim);
+    const bool full = query.best.size() == static_cast<size_t>(k_);
+    double reach = full ? query.best.front().first : kInfinite;
+    if (!full && k_ < n) {
+      ordered.assign(rough.begin(), rough.begin() + n);
+      // one more than k: the query itself may be among them
+      std::nth_element(ordered.begin(), ordered.begin() + k_, ordered.end());
+      reach = ordered[k_] * loose;
+    }
+    for (int64_t i = 0; i < n; ++i) {
+      if (rough[i] > reach * loose + kRoughest) continue;
+      evaluate(query, first + i);
+      if (query.best.size() == static_cast<size_t>(k_)) reach = std::min(reach, query.best.front().first);
     }
   }
 
@@ -362,6 +412,7 @@ class Search {
   bool exclude_self_;
   int threads_;
   ExactCost<Real> cost_of_;
+  RoughCost rough_of_;
   std::vector<int64_t> slots_;
   std::vector<std::atomic<float>> reached_;  // by each query, where several tasks share it
   bool screened_ = false;

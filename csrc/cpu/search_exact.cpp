@@ -29,7 +29,27 @@ double negated_dot(const double* query, const Real* row, int64_t dim) {
   return -folded_sum(query, row, dim, [](double q, double v) { return q * v; });
 }
 
+float rough_distance(const float* query, const float* row, int64_t dim) {
+  constexpr int kWays = 16;
+  float sums[kWays] = {};
+  int64_t i = 0;
+  for (; i + kWays <= dim; i += kWays) {
+    for (int j = 0; j < kWays; ++j) sums[j] += (query[i + j] - row[i + j]) * (query[i + j] - row[i + j]);
+  }
+  for (; i < dim; ++i) sums[0] += (query[i] - row[i]) * (query[i] - row[i]);
+  for (int j = 1; j < kWays; ++j) sums[0] += sums[j];
+  return sums[0];
+}
+
 }  // namespace
+
+RoughCost rough_cost() {
+#if defined(__x86_64__)
+  if (isa().avx512) return rough_distance_avx512;
+  if (isa().avx2) return rough_distance_avx2;
+#endif
+  return rough_distance;
+}
 
 template <class Real>
 ExactCosts<Real> exact_costs() {

@@ -23,11 +23,21 @@ struct ExactCosts {
 template <class Real>
 ExactCosts<Real> exact_costs();
 
+// The squared distance in float, in any order: no term is negative, so every rounding counts relative to the sum, and
+// with the difference, the square, the sum and a fused or no multiply-add the result is within rough_error(dim) of the
+// real number, relatively, and kRoughest absolutely (underflow). Neither row is padded.
+using RoughCost = float (*)(const float* query, const float* row, int64_t dim);
+RoughCost rough_cost();
+inline double rough_error(int64_t dim) { return static_cast<double>(dim + 8) * 6e-8; }
+constexpr double kRoughest = 1e-30;
+
 #define VLCAL_EXACT_COSTS(level)                                                           \
   double squared_distance_##level(const double* query, const float* row, int64_t dim);     \
   double squared_distance_##level(const double* query, const double* row, int64_t dim);    \
   double negated_dot_##level(const double* query, const float* row, int64_t dim);          \
   double negated_dot_##level(const double* query, const double* row, int64_t dim);
+float rough_distance_avx2(const float* query, const float* row, int64_t dim);
+float rough_distance_avx512(const float* query, const float* row, int64_t dim);
 VLCAL_EXACT_COSTS(avx2)
 VLCAL_EXACT_COSTS(avx512)
 #undef VLCAL_EXACT_COSTS

@@ -61,4 +61,22 @@ double negated_dot_avx2(const double* query, const double* row, int64_t dim) {
   return -folded_sum<Product>(query, row, dim);
 }
 
+float rough_distance_avx2(const float* query, const float* row, int64_t dim) {
+  __m256 sums[4] = {_mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps(), _mm256_setzero_ps()};
+  int64_t i = 0;
+  for (; i + 32 <= dim; i += 32) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const __m256 d = _mm256_sub_ps(_mm256_loadu_ps(query + i + 8 * j), _mm256_loadu_ps(row + i + 8 * j));
+      sums[j] = _mm256_fmadd_ps(d, d, sums[j]);
+    }
+  }
+  const __m256 eight = _mm256_add_ps(_mm256_add_ps(sums[0], sums[1]), _mm256_add_ps(sums[2], sums[3]));
+  const __m128 four = _mm_add_ps(_mm256_castps256_ps128(eight), _mm256_extractf128_ps(eight, 1));
+  const __m128 two = _mm_add_ps(four, _mm_movehl_ps(four, four));
+  float sum = _mm_cvtss_f32(_mm_add_ss(two, _mm_movehdup_ps(two)));
+  for (; i < dim; ++i) sum += (query[i] - row[i]) * (query[i] - row[i]);
+  return sum;
+}
+
 }  // namespace vlcal

@@ -66,4 +66,22 @@ double negated_dot_avx512(const double* query, const double* row, int64_t dim) {
   return -folded_sum<Product>(query, row, dim);
 }
 
+float rough_distance_avx512(const float* query, const float* row, int64_t dim) {
+  __m512 sums[4] = {_mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps(), _mm512_setzero_ps()};
+  int64_t i = 0;
+  for (; i + 64 <= dim; i += 64) {
+#pragma GCC unroll 4
+    for (int j = 0; j < 4; ++j) {
+      const __m512 d = _mm512_sub_ps(_mm512_loadu_ps(query + i + 16 * j), _mm512_loadu_ps(row + i + 16 * j));
+      sums[j] = _mm512_fmadd_ps(d, d, sums[j]);
+    }
+  }
+  for (; i < dim; i += 16) {
+    const __mmask16 mask = dim - i >= 16 ? 0xffff : static_cast<__mmask16>((1u << (dim - i)) - 1);
+    const __m512 d = _mm512_sub_ps(_mm512_maskz_loadu_ps(mask, query + i), _mm512_maskz_loadu_ps(mask, row + i));
+    sums[0] = _mm512_fmadd_ps(d, d, sums[0]);
+  }
+  return _mm512_reduce_add_ps(_mm512_add_ps(_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])));
+}
+
 }  // namespace vlcal

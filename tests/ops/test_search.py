@@ -9,7 +9,7 @@ from torch.library import opcheck
 
 from tests.ops.cases import rows, search
 from vlcal import _native
-from vlcal.ops import SearchIndex, knn, proximity, rank_vocabulary
+from vlcal.ops import SearchIndex, knn, proximity, rank_vocabulary, reference
 from vlcal.ops._directions import leading_directions
 
 BACKENDS = ["native", "reference"]
@@ -231,6 +231,19 @@ def test_compiles_without_a_graph_break():
         strict=True,
     ):
         assert torch.equal(got, expected)
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-23, 1e-20, 1e19, 1e-3])
+@pytest.mark.parametrize("dim", [1, 7, 40, 77])
+def test_few_queries_find_the_exact_neighbors_at_every_scale(kernels, dim, scale):
+    # below the number of queries that pays for packing: float distances, then exact ones
+    center = rows(1, dim, seed=3)
+    keys = torch.cat([center + 1e-6 * rows(300, dim), rows(100, dim, seed=1), center]) * scale
+    queries = torch.cat([center, center + 1e-6 * rows(2, dim, seed=2), rows(2, dim)]) * scale
+    found = _native.SearchIndex(keys).search(queries, 7, False)
+    assert torch.equal(found[1], reference.knn(queries, keys, 7, False)[1])
+    itself = _native.SearchIndex(keys[:60]).search(keys[:60], 7, True)
+    assert torch.equal(itself[1], reference.knn(keys[:60], keys[:60], 7, True)[1])
 
 
 @pytest.mark.parametrize("dim", [40, 512])

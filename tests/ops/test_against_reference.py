@@ -22,7 +22,10 @@ def test_as_good_as_reference(function, backend, case, exact):
     if why := backend.missing():
         pytest.skip(why)
     args, kwargs = moved(case.make(), device_of(backend.name))
-    assert_as_good_as_reference(function, args, kwargs, backend.name, exact)
+    try:
+        assert_as_good_as_reference(function, args, kwargs, backend.name, exact)
+    except NotImplementedError as refusal:
+        pytest.skip(str(refusal))
 
 
 def test_every_op_has_cases():

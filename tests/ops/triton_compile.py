@@ -14,8 +14,9 @@ def compile_all(module: str, specs: list[dict]) -> dict[str, dict]:
 
     A spec: `kernel`, its name; `signature`, name to Triton type ("*fp16", "fp32", "i64") for every
     argument that is no constexpr; `constants`, name to value; `options`, such as num_warps;
-    `divisible`, names of arguments known as multiples of 16, as launches find out. Returns
-    "kernel/capability" to what the compiler says of it: shared memory in bytes.
+    `divisible`, names of arguments known as multiples of 16, as launches find out; `capabilities`,
+    if not all. Returns "kernel/number/capability" to what the compiler says of it: shared memory in
+    bytes.
     """
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
@@ -58,7 +59,7 @@ def _main(module: str) -> None:
         if named == "constants":
             constants = spec["constants"]
             signature = spec["signature"]
-        for capability in CAPABILITIES:
+        for capability in spec.get("capabilities", CAPABILITIES):
             attrs = _attributes([names.index(name) for name in spec.get("divisible", [])])
             source = ASTSource(fn=kernel, signature=signature, attrs=attrs, **{named: constants})
             target = GPUTarget("cuda", capability, 32)

@@ -170,13 +170,13 @@ def worth_a_screen(n_keys: int, wanted: int) -> bool:
 
 def every_for(n_keys: int, wanted: int) -> int:
     """One key in how many is sampled: enough groups for a bound, few enough found beyond it."""
-    return max(1, min(SHARE, n_keys // (4 * GROUP * wanted), MOST_ENTRIES // (8 * wanted)))
+    return max(1, min(SHARE, n_keys // (4 * GROUP * wanted), MOST_ENTRIES // (4 * wanted)))
 
 
 def capacity_for(n_keys: int, wanted: int) -> int:
-    """Entries in the list of a query: eight times as many as the sample lets one expect."""
-    expected = 8 * every_for(n_keys, wanted) * wanted
-    return 1 << (max(FEWEST_ENTRIES, min(MOST_ENTRIES, expected)) - 1).bit_length()
+    """Entries in the list of a query: four times as many as the sample lets one expect."""
+    room = 4 * every_for(n_keys, wanted) * wanted
+    return search_exact.power_of_two(max(FEWEST_ENTRIES, min(MOST_ENTRIES, room)))
 
 
 def _screened(
@@ -219,8 +219,12 @@ def _floor(
 def _candidates(
     lists: tuple[Tensor, Tensor, Tensor], trust: Doubts, screens: Screens
 ) -> Candidates:
+    count, first, score = lists
+    place = torch.arange(score.shape[1], device=score.device)
+    score, order = score.where(place < count[:, None], -torch.inf).sort(dim=1, descending=True)
     reach = (trust.base - trust.query).nan_to_num(nan=-torch.inf, posinf=-torch.inf)
-    return Candidates(*lists, screens.width, screens.step, reach, trust.unit)
+    first = first.gather(1, order)
+    return Candidates(count, first, score, screens.width, screens.step, reach, trust.unit)
 
 
 def _scan_all(

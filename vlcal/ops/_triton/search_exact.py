@@ -28,7 +28,9 @@ class Tiles(NamedTuple):
 
 
 # 16 keys of 32 lanes are 4 float64 sums a thread, 64 are 16: more would leave the registers. Keys
-# that all queries look at are read once for four of them.
+# that all queries look at are read once for four of them, unless four long lists of neighbors are
+# too many.
+MANY = 32
 RERANK, OVERFLOW, SCAN = Tiles(1, 16), Tiles(1, 64), Tiles(4, 16)
 
 
@@ -36,8 +38,8 @@ class Candidates(NamedTuple):
     """What a screen kept of every query, and how far it can be trusted."""
 
     count: Tensor  # [Q] int32
-    first: Tensor  # [Q, capacity] integer
-    score: Tensor  # [Q, capacity] float32
+    first: Tensor  # [Q, capacity] integer, best scores first
+    score: Tensor  # [Q, capacity] float32, descending
     width: int
     step: int
     reach: Tensor  # [Q] float64: an entry matters while score >= reach - unit * (k-th best cost)
@@ -81,13 +83,11 @@ def rerank(
         candidates.step,
         DOT=dot,
         WIDTH=candidates.width,
-        LISTS=max(1, tiles.keys // candidates.width),
-        ENTRIES=max(tiles.keys, power_of_two(capacity)),
+        TOGETHER=max(1, tiles.keys // candidates.width),
         KP=power_of_two(k),
         Q=tiles.queries,
         UNROLL=unroll(keys.shape[1]),
-        # a list longer than 4096 would fill the registers of four warps
-        num_warps=4 if capacity <= 4096 else 8,
+        num_warps=4,
         enable_fp_fusion=False,
     )
 
@@ -113,7 +113,7 @@ def scan(
     else:
         order = waiting.int().argsort(descending=True, stable=True)
         work = waiting.sum()
-    tiles = tiles_for(SCAN if waiting is None else OVERFLOW, n)
+    tiles = tiles_for(SCAN if waiting is None and k <= MANY else OVERFLOW, n)
     slices = max(1, min(MOST_SLICES, len(keys) // (4 * tiles.keys), MOST_PARTIALS // (n * k)))
     partial_cost = torch.empty(n * slices, k, dtype=torch.float64, device=device)
     partial_index = torch.empty(n * slices, k, dtype=torch.int64, device=device)

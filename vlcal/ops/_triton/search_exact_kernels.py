@@ -14,9 +14,11 @@ import triton
 import triton.language as tl
 
 LANES = tl.constexpr(32)
-# keys no real one reaches: an empty place among the best, and a candidate that does not count
+# keys no real one reaches: an empty place among the best, a candidate that does not count, and one
+# that is in no list
 EMPTY = tl.constexpr(1 << 62)
 NOBODY = tl.constexpr((1 << 62) + (1 << 61))
+ABSENT = tl.constexpr(-(1 << 62))
 
 
 @triton.jit
@@ -69,16 +71,42 @@ def _costs(
 
 
 @triton.jit
-def _first(cost, key):
-    # the smallest cost of each row and its key, of equal ones the lowest
-    least = tl.min(cost, axis=1)
-    return least, tl.min(tl.where(cost == least[:, None], key, NOBODY), axis=1)
+def _each(values, Q: tl.constexpr):
+    # a number instead of [1]: numbers have no layout, and so cannot force the one of the costs,
+    # which many threads share, on the list of the best
+    if Q == 1:
+        return tl.max(values, axis=0)
+    else:
+        return values
 
 
 @triton.jit
-def _last(cost, key):
-    most = tl.max(cost, axis=1)
-    return most, tl.max(tl.where(cost == most[:, None], key, -1), axis=1)
+def _column(values, Q: tl.constexpr):
+    if Q == 1:
+        return values
+    else:
+        return values[:, None]
+
+
+@triton.jit
+def _first(cost, key, Q: tl.constexpr):
+    # the smallest cost of each row and its key, of equal ones the lowest
+    least = _each(tl.min(cost, axis=1), Q)
+    return least, _each(tl.min(tl.where(cost == _column(least, Q), key, NOBODY), axis=1), Q)
+
+
+@triton.jit
+def _last(cost, key, Q: tl.constexpr):
+    most = _each(tl.max(cost, axis=1), Q)
+    return most, _each(tl.max(tl.where(cost == _column(most, Q), key, -1), axis=1), Q)
+
+
+@triton.jit
+def _any(values, Q: tl.constexpr):
+    if Q == 1:
+        return values
+    else:
+        return tl.max(values.to(tl.int32), axis=0) > 0
 
 
 @triton.jit
@@ -87,18 +115,19 @@ def _without(cost, key, gone):
 
 
 @triton.jit
-def _keep(best_cost, best_key, cost, key):
+def _keep(best_cost, best_key, cost, key, Q: tl.constexpr):
     # every candidate that beats the last of the best takes its place
-    c, i = _first(cost, key)
-    w, j = _last(best_cost, best_key)
+    c, i = _first(cost, key, Q)
+    w, j = _last(best_cost, best_key, Q)
     better = (c < w) | ((c == w) & (i < j))
-    while tl.max(better.to(tl.int32), axis=0) > 0:
-        place = (best_key == j[:, None]) & better[:, None]
-        best_cost = tl.where(place, c[:, None], best_cost)
-        best_key = tl.where(place, i[:, None], best_key)
-        cost, key = _without(cost, key, (key == i[:, None]) & better[:, None])
-        c, i = _first(cost, key)
-        w, j = _last(best_cost, best_key)
+    while _any(better, Q):
+        i, j = tl.where(better, i, ABSENT), tl.where(better, j, ABSENT)
+        place = best_key == _column(j, Q)
+        best_cost = tl.where(place, _column(c, Q), best_cost)
+        best_key = tl.where(place, _column(i, Q), best_key)
+        cost, key = _without(cost, key, key == _column(i, Q))
+        c, i = _first(cost, key, Q)
+        w, j = _last(best_cost, best_key, Q)
         better = (c < w) | ((c == w) & (i < j))
     return best_cost, best_key
 
@@ -106,20 +135,21 @@ def _keep(best_cost, best_key, cost, key):
 @triton.jit
 def _nothing_yet(k, Q: tl.constexpr, KP: tl.constexpr):
     # places behind k look like the best there is, so that nothing is ever put there
-    place = tl.zeros([Q, 1], dtype=tl.int64) + tl.arange(0, KP)[None, :]
+    # of the full shape at once: the layout of a [Q, 1] would give every thread all places
+    place = tl.zeros([Q, KP], dtype=tl.int64) + tl.arange(0, KP)[None, :]
     cost = tl.where(place < k, float("inf"), float("-inf")).to(tl.float64)
     return cost, tl.where(place < k, place + EMPTY, -1 - place)
 
 
 @triton.jit
-def _store_sorted(cost_ptr, key_ptr, best_cost, best_key, k, real):
+def _store_sorted(cost_ptr, key_ptr, best_cost, best_key, k, real, Q: tl.constexpr):
     # cost_ptr, key_ptr and real [Q]
     best_cost, best_key = _without(best_cost, best_key, best_key < 0)
     for place in range(k):
-        c, i = _first(best_cost, best_key)
-        tl.store(cost_ptr + place, c, mask=real)
-        tl.store(key_ptr + place, i, mask=real)
-        best_cost, best_key = _without(best_cost, best_key, best_key == i[:, None])
+        c, i = _first(best_cost, best_key, Q)
+        tl.store(cost_ptr + place, c + tl.zeros([Q], tl.float64), mask=real)
+        tl.store(key_ptr + place, i + tl.zeros([Q], tl.int64), mask=real)
+        best_cost, best_key = _without(best_cost, best_key, best_key == _column(i, Q))
 
 
 @triton.jit
@@ -146,41 +176,32 @@ def rerank_kernel(
     step,
     DOT: tl.constexpr,
     WIDTH: tl.constexpr,
-    LISTS: tl.constexpr,
-    ENTRIES: tl.constexpr,
+    TOGETHER: tl.constexpr,
     KP: tl.constexpr,
     Q: tl.constexpr,
     UNROLL: tl.constexpr,
 ):
-    EACH: tl.constexpr = ENTRIES // LISTS
     q = tl.program_id(0).to(tl.int64) * Q + tl.arange(0, Q)
     real = q < n_queries
     found = tl.load(count_ptr + q, mask=real, other=0)
-    real = real & (found <= capacity)
     # an overflowing list is left to the scan
+    real = real & (found <= capacity)
     found = tl.where(real, found, 0)
     q = tl.where(real, q, 0)
-    # dealt out, so that few entries are one or two to a list
-    part = tl.arange(0, LISTS)[None, :, None]
-    entry = part + (tl.arange(0, EACH) * LISTS)[None, None, :]
-    at = (q * capacity)[:, None, None] + entry
-    score = tl.load(score_ptr + at, mask=entry < found[:, None, None], other=float("-inf"))
-    base = tl.load(reach_ptr + q)
+    base = _each(tl.load(reach_ptr + q), Q)
     unit = tl.load(unit_ptr)
     best_cost, best_key = _nothing_yet(k, Q, KP)
-    reach = base - float("inf")
-    top = tl.max(score, axis=2)
-    matters = (top > float("-inf")) & (top.to(tl.float64) >= reach[:, None])
+    entry = tl.arange(0, TOGETHER)[None, :]
+    at = (q * capacity)[:, None] + entry
+    score = tl.load(score_ptr + at, mask=entry < found[:, None], other=float("-inf"))
+    matters = score > float("-inf")
+    # best entries first, until none can hold a neighbor
     while tl.max(tl.max(matters.to(tl.int32), axis=1), axis=0) > 0:
-        # the best entry of every list, while it can still matter
-        chosen = part + tl.argmax(score, axis=2).to(tl.int32)[:, :, None] * LISTS
-        listed_at = (q * capacity)[:, None] + tl.reshape(chosen, [Q, LISTS])
-        first = tl.load(first_ptr + listed_at, mask=matters, other=0).to(tl.int64)
-        score = tl.where((entry == chosen) & matters[:, :, None], float("-inf"), score)
+        first = tl.load(first_ptr + at, mask=matters, other=0).to(tl.int64)
         key = first[:, :, None] + (tl.arange(0, WIDTH) * step).to(tl.int64)[None, None, :]
         counts = matters[:, :, None] & (key < n_keys) & (key != (q + itself)[:, None, None])
-        key = tl.reshape(key, [Q, LISTS * WIDTH])
-        counts = tl.reshape(counts, [Q, LISTS * WIDTH])
+        key = tl.reshape(key, [Q, TOGETHER * WIDTH])
+        counts = tl.reshape(counts, [Q, TOGETHER * WIDTH])
         cost = _costs(
             queries_ptr + q * query_stride_n,
             query_stride_d,
@@ -190,15 +211,17 @@ def rerank_kernel(
             dim,
             DOT,
             Q,
-            LISTS * WIDTH,
+            TOGETHER * WIDTH,
             UNROLL,
         )
         cost, key = _without(cost, key, counts == 0)
-        best_cost, best_key = _keep(best_cost, best_key, cost, key)
-        reach = base - unit * tl.max(best_cost, axis=1)
-        top = tl.max(score, axis=2)
-        matters = (top > float("-inf")) & (top.to(tl.float64) >= reach[:, None])
-    _store_sorted(cost_ptr + q * k, key_ptr + q * k, best_cost, best_key, k, real)
+        best_cost, best_key = _keep(best_cost, best_key, cost, key, Q)
+        reach = _column(base - unit * _each(tl.max(best_cost, axis=1), Q), Q)
+        entry += TOGETHER
+        at += TOGETHER
+        score = tl.load(score_ptr + at, mask=entry < found[:, None], other=float("-inf"))
+        matters = (score > float("-inf")) & (score.to(tl.float64) >= reach)
+    _store_sorted(cost_ptr + q * k, key_ptr + q * k, best_cost, best_key, k, real, Q)
 
 
 @triton.jit
@@ -248,10 +271,10 @@ def scan_kernel(
                 E,
                 UNROLL,
             )
-            key = key + tl.zeros([Q, 1], dtype=tl.int64)
+            key = key + tl.zeros([Q, E], dtype=tl.int64)
             gone = (key >= end) | (key == (q + itself)[:, None])
             cost, key = _without(cost, key, gone)
-            best_cost, best_key = _keep(best_cost, best_key, cost, key)
+            best_cost, best_key = _keep(best_cost, best_key, cost, key, Q)
         out = (rank * slices + item % slices)[:, None] * k + place
         tl.store(cost_ptr + out, best_cost, mask=real[:, None] & (place < k))
         tl.store(key_ptr + out, best_key, mask=real[:, None] & (place < k))
@@ -284,8 +307,8 @@ def merge_kernel(
             key = tl.load(partial_key_ptr + at, mask=there, other=0)
             # empty places of different slices look alike
             cost, key = _without(cost, key, (there == 0) | (key >= EMPTY))
-            best_cost, best_key = _keep(best_cost, best_key, cost, key)
-        _store_sorted(cost_ptr + q * k, key_ptr + q * k, best_cost, best_key, k, real)
+            best_cost, best_key = _keep(best_cost, best_key, cost, key, Q)
+        _store_sorted(cost_ptr + q * k, key_ptr + q * k, best_cost, best_key, k, real, Q)
 
 
 @triton.jit

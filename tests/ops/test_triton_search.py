@@ -1,0 +1,462 @@
+"""The search on a GPU: its screen, its exact phase, and what can go wrong between them."""
+
+import pytest
+import torch
+
+from tests.ops.cases import rows, search
+from tests.ops.test_screens import DATA, draw
+from tests.ops.triton_compile import compile_all
+from tests.oracle import device_of
+from vlcal.ops import SearchIndex, _triton, knn, proximity, rank_vocabulary, reference
+from vlcal.ops._triton import search as gpu
+from vlcal.ops._triton import search_exact, search_rows, search_screen
+
+pytestmark = pytest.mark.skipif(_triton.missing() is not None, reason=str(_triton.missing()))
+
+DEVICE = torch.device(device_of("triton"))
+K = 3
+# enough keys that the screen is used
+M = 900
+
+
+def screened(queries, keys, k=K, exclude_self=False, dot=False, screens=None):
+    """Costs and indices by way of the screen, however few the queries."""
+    queries, keys = queries.to(DEVICE), keys.to(DEVICE)
+    assert gpu.worth_a_screen(len(keys), k + exclude_self)
+    screens = screens or search_screen.screens(DEVICE)
+    found = gpu.find_prepared(queries, gpu.prepare(keys, dot), k, exclude_self, screens)
+    return [value.cpu() for value in found]
+
+
+def assert_found(found, queries, keys, exclude_self=False):
+    distance, index = reference.knn(queries, keys, found[1].shape[1], exclude_self)
+    assert torch.equal(found[1], index)
+    assert torch.equal(found[0].sqrt().float(), distance)
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_screen_finds_what_float64_finds(name):
+    keys = DATA[name](M, 70)
+    queries = torch.cat([keys[:9], DATA[name](40, 70)[20:].flip(1)])
+    assert_found(screened(queries, keys), queries, keys)
+
+
+@pytest.mark.parametrize(("n", "dim"), [(384, 1), (511, 65), (1025, 3), (400, 513), (700, 64)])
+def test_any_depth_and_number_of_keys(n, dim):
+    queries, keys, _ = search(5, n, dim, K)
+    assert_found(screened(queries, keys), queries, keys)
+
+
+@pytest.mark.parametrize("n_queries", [1, 33, 65])
+def test_any_number_of_queries(n_queries):
+    queries, keys, _ = search(n_queries, M, 20, K)
+    assert_found(screened(queries, keys), queries, keys)
+
+
+def test_queries_in_parts_know_themselves(monkeypatch):
+    monkeypatch.setattr(gpu, "MOST_QUERIES", 100)
+    keys = rows(384, 20)
+    assert_found(screened(keys, keys, 2, True), keys, keys, True)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float32, torch.float64])
+def test_every_precision_is_searched_as_it_is(dtype):
+    queries, keys, _ = search(5, M, 30, K, dtype)
+    assert_found(screened(queries, keys), queries, keys)
+    assert_found(screened(queries.double(), keys), queries, keys)
+
+
+@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
+@pytest.mark.parametrize("scale", [1e-300, 1e-120, 1e120, 1e300])
+def test_float64_at_the_ends_of_its_range(scale):
+    # squares underflow to nothing or overflow to infinity, and then the lowest index comes first
+    queries, keys, _ = search(5, M, 30, K, torch.float64)
+    assert_found(screened(queries * scale, keys * scale), queries * scale, keys * scale)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-6, 1e6, 1e30])
+def test_queries_of_another_size_than_the_keys(scale):
+    queries, keys, _ = search(5, M, 30, K)
+    mixed = torch.cat([queries, queries * scale, queries[:1] * 0])
+    assert_found(screened(mixed, keys), mixed, keys)
+
+
+@pytest.mark.parametrize("view", ["transposed", "every other row", "every other column"])
+def test_any_strides(view):
+    def strided(n, seed):
+        if view == "transposed":
+            return rows(40, n, seed=seed).T
+        return (
+            rows(2 * n, 40, seed=seed)[::2]
+            if view == "every other row"
+            else rows(n, 80, seed=seed)[:, ::2]
+        )
+
+    queries, keys = strided(6, 1), strided(M, 0)
+    assert not queries.is_contiguous()
+    assert_found(screened(queries, keys), queries, keys)
+
+
+def test_rows_further_apart_than_32_bits_count(tmp_path):
+    # a sparse file, of which four pages are ever touched
+    stride, n, dim = 3 * 2**28 + 64, 4, 40
+    flat = torch.from_file(
+        str(tmp_path / "rows"), shared=True, size=(n - 1) * stride + dim, dtype=torch.float16
+    )
+    keys = flat.as_strided((n, dim), (stride, 1))
+    keys.copy_(rows(n, dim))
+    assert (n - 1) * stride > 2**31
+    cost, index = gpu._scan_all(keys.to(DEVICE), keys.to(DEVICE), 2, False, False)
+    assert_found([cost.cpu(), index.cpu()], keys, keys)
+    zero = torch.zeros(dim, dtype=torch.float64, device=DEVICE)
+    one = torch.ones((), dtype=torch.float64, device=DEVICE)
+    half, length, residual, _ = search_rows.place(keys.to(DEVICE), zero, one, 64, False)
+    assert torch.equal(half[:, :dim].cpu(), keys)
+    assert not half[:, dim:].any()
+    assert torch.allclose(length.cpu(), keys.double().norm(dim=1))
+    assert not residual.any()
+
+
+@pytest.mark.parametrize("name", ["clustered", "twins"])
+def test_lists_that_overflow_are_scanned(monkeypatch, name):
+    capacity = 16
+    monkeypatch.setattr(gpu, "capacity_for", lambda n_keys, wanted: capacity)
+    counts = []
+    screens = search_screen.screens(DEVICE)
+
+    def screen(*args):
+        counts.append(screens.screen(*args))
+        return counts[-1]
+
+    keys = DATA[name](M, 40)
+    # queries far away find most keys equally good
+    queries = torch.cat([keys[:7], 1e4 * DATA[name](5, 40)])
+    found = screened(queries, keys, screens=screens._replace(screen=screen))
+    assert (counts[0][0] > capacity).any()
+    assert_found(found, queries, keys)
+
+
+def test_only_some_lists_overflow(monkeypatch):
+    monkeypatch.setattr(gpu, "capacity_for", lambda n_keys, wanted: 16)
+    crowd = 30 + draw(1, 40) + 1e-5 * draw(700, 40, seed=1)
+    keys = torch.cat([rows(700, 40), crowd])
+    queries = torch.cat([rows(5, 40, seed=1), crowd[:3]])
+    assert_found(screened(queries, keys), queries, keys)
+
+
+@pytest.mark.parametrize("exclude_self", [False, True])
+def test_of_equal_keys_the_lowest_come_first(exclude_self):
+    # five rows, each 80 times: every neighbor is one of 80 at the same distance
+    keys = rows(5, 16).repeat(80, 1)
+    found = screened(keys, keys, 2, exclude_self)
+    assert_found(found, keys, keys, exclude_self)
+    first = torch.arange(5).repeat(80)
+    alone = (torch.arange(400) < 5) & torch.tensor(exclude_self)
+    assert torch.equal(found[1][:, 0], torch.where(alone, first + 5, first))
+
+
+@pytest.mark.parametrize("name", ["clustered", "twins", "all norms"])
+def test_excluding_itself_survives_the_screen(name):
+    keys = DATA[name](400, 40)
+    assert_found(screened(keys, keys, 2, exclude_self=True), keys, keys, True)
+
+
+@pytest.mark.parametrize("name", ["clustered", "far from the origin", "all norms", "zero rows"])
+def test_largest_dot_products_survive_the_screen(name):
+    keys, queries = DATA[name](M, 40), draw(30, 40, seed=5)
+    cost, _ = screened(queries, keys, 1, dot=True)
+    assert torch.equal(-cost[:, 0], reference.vocabulary_scores(queries, keys, True))
+
+
+def test_ranking_uses_the_screen_and_the_mean_is_one_product():
+    words, anchors = rows(60, 40), rows(300, 40, seed=1)
+    for reduce in ("max", "mean"):
+        got, believed = (
+            rank_vocabulary(words.to(place), anchors.to(place), 9, reduce=reduce, backend=backend)
+            for backend, place in (("triton", DEVICE), ("reference", "cpu"))
+        )
+        assert torch.equal(got.index.cpu(), believed.index)
+        assert torch.equal(got.score.cpu(), believed.score)
+
+
+@pytest.mark.parametrize("k", [1, 2, 31, 32, 50])
+def test_scan_finds_any_number_of_neighbors(k):
+    queries, keys, _ = search(5, 50, 20, k)
+    cost, index = gpu._scan_all(queries.to(DEVICE), keys.to(DEVICE), k, False, False)
+    assert_found([cost.cpu(), index.cpu()], queries, keys)
+
+
+def test_slices_of_the_keys_are_merged(monkeypatch):
+    monkeypatch.setattr(search_exact, "tiles_for", lambda tiles, n: search_exact.Tiles(2, 16))
+    keys = rows(30, 20).repeat(10, 1)
+    cost, index = gpu._scan_all(keys[:5].to(DEVICE), keys.to(DEVICE), 12, True, False)
+    assert_found([cost.cpu(), index.cpu()], keys[:5], keys, True)
+
+
+def test_index_answers_as_knn():
+    queries, keys, _ = search(20, 400, 40, K)
+    index = SearchIndex(keys.to(DEVICE), backend="triton")
+    for wanted in (queries, queries[:1], queries[:0], queries.double()):
+        found = index.knn(wanted.to(DEVICE), K)
+        expected = knn(wanted, keys, K, backend="reference")
+        assert torch.equal(found.index.cpu(), expected.index)
+        assert torch.equal(found.distance.cpu(), expected.distance)
+    close = index.proximity(queries.to(DEVICE), 30)
+    assert torch.allclose(close.cpu(), proximity(queries, keys, 30, backend="reference"))
+    found = index.knn(index.keys, 2, exclude_self=True)
+    assert torch.equal(found.index.cpu(), reference.knn(keys, keys, 2, True)[1])
+
+
+def test_refuses_more_neighbors_than_registers_hold():
+    keys = torch.zeros(3000, 2, device=DEVICE)
+    with pytest.raises(NotImplementedError, match="triton: finds at most 2048 neighbors, asked"):
+        knn(keys[:2], keys, 2100, backend="triton")
+    with pytest.raises(NotImplementedError, match="SearchIndex: finds at most 2048 neighbors"):
+        SearchIndex(keys, backend="triton").knn(keys[:2], 2100)
+
+
+def test_refuses_types_it_does_not_know():
+    keys = torch.zeros(4, 2, device=DEVICE).to(torch.float8_e5m2)
+    assert gpu.refuse(keys) == "torch.float8_e5m2 is not supported"
+
+
+# what the two screens promise each other (`search.Screens`), against plain PyTorch
+
+
+def scores_of(q16, k16, bias):
+    return (q16.float() @ k16.float().T + bias).cpu()
+
+
+def halves(n_queries, n_keys, depth):
+    generator = torch.Generator().manual_seed(n_keys)
+    # small integers: sums are exact, whatever their order
+    draws = [
+        torch.randint(-4, 5, (n, depth), generator=generator).half().to(DEVICE)
+        for n in (n_queries, n_keys)
+    ]
+    return *draws, torch.randint(-40, 40, (n_keys,), generator=generator).float().to(DEVICE)
+
+
+@pytest.mark.parametrize(("n_queries", "n_keys"), [(1, 1), (3, 255), (65, 257), (70, 1000)])
+def test_screen_lists_every_group_that_reaches_its_floor(n_queries, n_keys):
+    q16, k16, bias = halves(n_queries, n_keys, 128)
+    scores = scores_of(q16, k16, bias)
+    floor = scores.quantile(0.97, dim=1)
+    floor[0] = -torch.inf
+    screens = search_screen.screens(DEVICE)
+    count, first, score = (
+        value.cpu() for value in screens.screen(q16, k16, bias, floor.to(DEVICE), 1000)
+    )
+    for q in range(n_queries):
+        starts = first[q, : count[q]].long()
+        keys = starts[:, None] + screens.step * torch.arange(screens.width)
+        assert len(starts.unique()) == len(starts)
+        assert (starts < n_keys).all()
+        best = scores[q, keys.clamp(max=n_keys - 1)].where(keys < n_keys, -torch.inf).amax(1)
+        assert torch.equal(score[q, : count[q]], best)
+        assert (best >= floor[q]).all()
+        listed = torch.zeros(n_keys, dtype=torch.bool)
+        listed[keys[keys < n_keys]] = True
+        assert listed[scores[q] >= floor[q]].all()
+
+
+def test_screen_counts_what_it_cannot_store():
+    q16, k16, bias = halves(3, 1000, 64)
+    floor = torch.full((3,), -torch.inf, device=DEVICE)
+    screens = search_screen.screens(DEVICE)
+    count, first, _ = screens.screen(q16, k16, bias, floor, 16)
+    tile = screens.width * screens.step
+    last = min(screens.step, 1000 % tile)
+    assert count.tolist() == [1000 // tile * screens.step + last] * 3
+    assert ((first >= 0) & (first < 1000)).all()
+
+
+@pytest.mark.parametrize("every", [1, 3])
+@pytest.mark.parametrize("n_keys", [1, 64, 700])
+def test_group_maxima_belong_to_different_keys(n_keys, every):
+    q16, k16, bias = halves(40, n_keys * every, 64)
+    sample, its_bias = k16[::every], bias[::every].contiguous()
+    # distinct biases far above the products: every score tells its key
+    its_bias = its_bias * 0 + 1e5 * torch.arange(n_keys, device=DEVICE)
+    best = search_screen.group_max(q16, sample, its_bias).cpu()
+    scores = scores_of(q16, sample, its_bias)
+    assert best.shape[1] >= -(-n_keys // gpu.GROUP)
+    real = best > -torch.inf
+    assert torch.equal(best.amax(1), scores.amax(1))
+    for q in range(len(q16)):
+        found = best[q][real[q]]
+        assert len(found.unique()) == len(found)
+        assert torch.isin(found, scores[q]).all()
+        assert len(found) * gpu.GROUP >= n_keys
+
+
+def test_another_pair_of_screens_gives_the_same_answers():
+    def group_max(q16, k16, bias):
+        return scores_of(q16, k16, bias).to(DEVICE).split(50, dim=1)[0]
+
+    def screen(q16, k16, bias, floor, capacity):
+        scores = scores_of(q16, k16, bias)
+        found = scores >= floor.cpu()[:, None]
+        order = found.int().argsort(dim=1, descending=True)[:, :capacity]
+        count = found.sum(1, dtype=torch.int32)
+        return (
+            count.to(DEVICE),
+            order.int().contiguous().to(DEVICE),
+            scores.gather(1, order).contiguous().to(DEVICE),
+        )
+
+    queries, keys, _ = search(20, M, 40, K)
+    assert_found(screened(queries, keys, screens=gpu.Screens(group_max, screen)), queries, keys)
+
+
+def test_chooses_tiles_that_agree_on_the_groups():
+    for capability in ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)):
+        for regroups in (False, True):
+            few, many = (
+                search_screen.blocks_for(capability, wanted, regroups) for wanted in (True, False)
+            )
+            assert few.keys == many.keys
+            assert few.width == many.width
+            assert few.queries < many.queries
+
+
+@pytest.mark.parametrize("wanted", [1, 2, 11, 50, 129, 1000, 2049])
+@pytest.mark.parametrize("n_keys", [128, 10_000, 1_000_000, 10**10])
+def test_lists_have_room_for_what_is_expected(n_keys, wanted):
+    if not gpu.worth_a_screen(n_keys, wanted):
+        return
+    every, capacity = gpu.every_for(n_keys, wanted), gpu.capacity_for(n_keys, wanted)
+    assert n_keys // every // gpu.GROUP >= wanted
+    assert capacity & (capacity - 1) == 0
+    assert 4 * every * wanted <= capacity <= gpu.MOST_ENTRIES
+
+
+# compiled for GPUs this machine may not have, in the shapes that are launched
+
+ROOM = {80: 99 << 10, 90: 227 << 10}
+
+
+def spec(kernel, pointers, integers, constants, **options):
+    """Pointers as "name:type" words; launches find out that they are aligned."""
+    kinds = dict(word.split(":") for word in pointers.split())
+    return {
+        "kernel": kernel,
+        "signature": {name: f"*{kind}" for name, kind in kinds.items()}
+        | {name: "i64" if name == "itself" else "i32" for name in integers.split()},
+        "divisible": list(kinds),
+        "constants": constants,
+        "options": {"num_warps": 4, "enable_fp_fusion": False} | options,
+    }
+
+
+def screen_spec(blocks, append, depth=512):
+    return spec(
+        "screen_kernel",
+        "q_ptr:fp16 k_ptr:fp16 bias_ptr:fp32 floor_ptr:fp32 count_ptr:i32 first_ptr:i32 "
+        "score_ptr:fp32",
+        "n_queries n_keys every capacity groups",
+        {
+            "DEPTH": depth,
+            "APPEND": append,
+            "WIDTH": blocks.width if append else gpu.GROUP,
+            "BLOCK_Q": blocks.queries,
+            "BLOCK_K": blocks.keys,
+            "BLOCK_D": blocks.depth,
+        },
+        num_warps=blocks.warps,
+        num_stages=blocks.stages,
+        enable_fp_fusion=True,
+    )
+
+
+def place_spec(kind, dot):
+    return spec(
+        "place_kernel",
+        f"rows_ptr:{kind} center_ptr:fp64 scale_ptr:fp64 half_ptr:fp16 length_ptr:fp64 "
+        "residual_ptr:fp64 lift_ptr:fp64",
+        "stride_n n dim",
+        {"stride_d": 1, "PADDED": 512, "DOT": dot, "BLOCK_N": 8, "BLOCK_D": 128},
+        enable_fp_fusion=True,
+    )
+
+
+PLACING = [
+    place_spec("fp32", False),
+    place_spec("bf16", True),
+    spec(
+        "bias_kernel",
+        "length_ptr:fp64 residual_ptr:fp64 lift_ptr:fp64 factors_ptr:fp64 upper_ptr:fp32 "
+        "lower_ptr:fp32",
+        "n",
+        {"BLOCK": 1024},
+        enable_fp_fusion=True,
+    ),
+]
+ROWS = "queries_ptr:fp32 keys_ptr:{kind} cost_ptr:fp64 key_ptr:i64 "
+NUMBERS = "query_stride_n stride_n dim n_keys k itself "
+
+
+def rerank_spec(width, places):
+    together = search_exact.RERANK.keys // width
+    return spec(
+        "rerank_kernel",
+        ROWS.format(kind="fp32") + "count_ptr:i32 first_ptr:i32 score_ptr:fp32 reach_ptr:fp64 "
+        "unit_ptr:fp64",
+        NUMBERS + "capacity n_queries step",
+        {"query_stride_d": 1, "stride_d": 1, "DOT": False, "WIDTH": width}
+        | {"TOGETHER": together, "KP": places, "Q": search_exact.RERANK.queries, "UNROLL": 4},
+    )
+
+
+def scan_spec(tiles, kind, dot, places):
+    return spec(
+        "scan_kernel",
+        ROWS.format(kind=kind) + "order_ptr:i64 waiting_ptr:i64",
+        NUMBERS + "slices",
+        {"query_stride_d": 1, "stride_d": 1, "DOT": dot, "Q": tiles.queries, "E": tiles.keys}
+        | {"KP": places, "UNROLL": 4},
+    )
+
+
+EXACT = [
+    rerank_spec(16, 16),
+    rerank_spec(1, 2048),
+    scan_spec(search_exact.OVERFLOW, "fp32", False, 16),
+    scan_spec(search_exact.SCAN, "fp16", True, 1),
+    spec(
+        "merge_kernel",
+        "order_ptr:i64 waiting_ptr:i64 partial_cost_ptr:fp64 partial_key_ptr:i64 cost_ptr:fp64 "
+        "key_ptr:i64",
+        "k slices",
+        {"Q": 1, "E": 1024, "KP": 16},
+        enable_fp_fusion=True,
+    ),
+    spec(
+        "dots_kernel",
+        "query_ptr:fp64 keys_ptr:fp32 out_ptr:fp64",
+        "stride_n dim n_keys",
+        {"stride_d": 1, "E": search_exact.OVERFLOW.keys, "UNROLL": 4},
+    ),
+]
+
+
+@pytest.mark.parametrize(
+    ("module", "specs"), [("search_exact_kernels", EXACT), ("search_kernels", PLACING)]
+)
+def test_kernels_compile(module, specs):
+    made = compile_all(f"vlcal.ops._triton.{module}", specs)
+    assert len(made) == 2 * len(specs)
+    for name, facts in made.items():
+        assert facts["shared"] <= ROOM[int(name.rsplit("/", 1)[1])], name
+
+
+@pytest.mark.parametrize("capability", [80, 90])
+def test_screens_compile_and_fit(capability):
+    specs = []
+    for few, append in ((False, True), (False, False), (True, True)):
+        blocks = search_screen.blocks_for((capability // 10, 0), few, search_screen.regroups())
+        specs.append(screen_spec(blocks, append) | {"capabilities": [capability]})
+    made = compile_all("vlcal.ops._triton.search_kernels", specs)
+    assert len(made) == len(specs)
+    for name, facts in made.items():
+        assert facts["shared"] <= ROOM[capability], name

@@ -146,7 +146,8 @@ def test_the_extension_holds_every_architecture():
         check=True,
     ).stdout
     for arch in _cuda.architectures():
-        assert f"sm_{arch}.cubin" in listed
+        # older tools leave the letter out
+        assert re.search(rf"sm_{arch.rstrip('af')}[af]?\.cubin", listed)
     assert ".ptx" in listed
 
 

@@ -58,7 +58,8 @@ def _main(module: str) -> None:
         signature = {name: spec["signature"].get(name, "constexpr") for name in names}
         if named == "constants":
             constants = spec["constants"]
-            signature = spec["signature"]
+            # in the order of the arguments
+            signature = {name: kind for name, kind in signature.items() if kind != "constexpr"}
         for capability in spec.get("capabilities", CAPABILITIES):
             attrs = _attributes([names.index(name) for name in spec.get("divisible", [])])
             source = ASTSource(fn=kernel, signature=signature, attrs=attrs, **{named: constants})

@@ -11,6 +11,7 @@ from vlcal.ops import (
     classwise_statistics,
     equal_mass_statistics,
     group_statistics,
+    softmax_statistics,
 )
 from vlcal.ops._triton import binning, equal_mass
 
@@ -152,6 +153,43 @@ def test_equal_mass_follows_strides():
     assert torch.equal(got, want)
 
 
+CAPTURED = {
+    "bin_statistics": lambda c, k, _: bin_statistics(c, k, backend="triton").table,
+    "many bins": lambda c, k, _: bin_statistics(c, k, 100, backend="triton").table,
+    "groups": lambda c, k, g: group_statistics(g, c, k, 10, backend="triton").table,
+    "cells": lambda c, k, _: equal_mass_statistics(c, k, backend="triton").table,
+    "sort": lambda c, k, _: equal_mass_statistics(c, k, ties="order", backend="triton").table,
+    "classwise": lambda c, _, g: (
+        classwise_statistics(c.view(-1, 10), g[: len(c) // 10], backend="triton").table
+    ),
+    "softmax": lambda c, _, g: (
+        softmax_statistics(c.view(-1, 10), g[: len(c) // 10], backend="triton").confidence
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CAPTURED)
+def test_a_side_stream_and_a_graph_give_the_same(name):
+    confidence, correct = (values.to(device) for values in confidences(50_000))
+    given = (confidence, correct, torch.arange(50_000, device=device) % 10)
+    want = CAPTURED[name](*given)
+    if _triton.interpreted():
+        pytest.skip("CUDA graphs and streams need a GPU")
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):
+        got = CAPTURED[name](*given)
+    side.synchronize()
+    assert torch.equal(got, want)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        captured = CAPTURED[name](*given)
+    captured.zero_()
+    graph.replay()
+    torch.cuda.synchronize()
+    assert torch.equal(captured, want)
+
+
 BINS = {
     "confidence_ptr": "*fp32",
     "correct_ptr": "*u8",
@@ -207,7 +245,12 @@ CELL_SUMS = {**SAMPLES, "bad_ptr": "*i32", "copies": "i32"}
 VALUE_SUMS = {**SAMPLES, "slot_ptr": "*i32"}
 
 
+def ones(signature):
+    return {name: 1 for name, kind in signature.items() if kind in ("i32", "i64")}
+
+
 def spec(kernel, signature, **constants):
+    signature = {name: kind for name, kind in signature.items() if name not in constants}
     options = {"num_warps": 8 if constants.get("BINS") == 64 else 4, "enable_fp_fusion": True}
     return {
         "kernel": kernel,
@@ -228,9 +271,20 @@ def test_kernels_compile_for_ampere_and_hopper_as_launched():
             spec("group_sums", GROUP_SUMS, BLOCK=1024),
             spec("classwise_sums", CLASSWISE_SUMS, ROWS=2, CLASSES=128, BINS=16),
             spec("classwise_sums", CLASSWISE_SUMS, ROWS=256, CLASSES=1, BINS=16),
+            # a size or stride of 1 becomes a constant
+            spec("bin_sums", BIN_SUMS, BLOCK=512, BINS=8, GROUPS=False, **ones(BIN_SUMS)),
+            spec("group_sums", GROUP_SUMS, BLOCK=1024, **ones(GROUP_SUMS)),
+            spec(
+                "classwise_sums",
+                CLASSWISE_SUMS,
+                ROWS=256,
+                CLASSES=1,
+                BINS=16,
+                **ones(CLASSWISE_SUMS),
+            ),
         ],
     )
-    assert len(made) == 14
+    assert len(made) == 20
     assert all(kernel["shared"] <= 99 * 1024 for kernel in made.values())
 
 
@@ -240,7 +294,9 @@ def test_equal_mass_kernels_compile_for_ampere_and_hopper_as_launched():
         [
             spec("cell_sums", CELL_SUMS, CELLS=equal_mass.CELLS, BLOCK=equal_mass.ROWS),
             spec("value_sums", VALUE_SUMS, VALUES=equal_mass.VALUES, BLOCK=equal_mass.ROWS),
+            spec("cell_sums", CELL_SUMS, CELLS=equal_mass.CELLS, BLOCK=1024, **ones(CELL_SUMS)),
+            spec("value_sums", VALUE_SUMS, VALUES=1 << 16, BLOCK=1024, **ones(VALUE_SUMS)),
         ],
     )
-    assert len(made) == 4
+    assert len(made) == 8
     assert all(kernel["shared"] <= 99 * 1024 for kernel in made.values())

@@ -91,17 +91,20 @@ SIGNATURE = {
 }
 
 
-def spec(rows, block, labels, warps):
+def spec(rows, block, labels, warps, ones=()):
     return {
         "kernel": "softmax_rows",
-        "signature": SIGNATURE,
-        "constants": {"ROWS": rows, "BLOCK": block, "LABELS": labels},
+        "signature": {name: kind for name, kind in SIGNATURE.items() if name not in ones},
+        "constants": {"ROWS": rows, "BLOCK": block, "LABELS": labels, **dict.fromkeys(ones, 1)},
         "options": {"num_warps": warps, "enable_fp_fusion": True},
     }
 
 
 def test_kernels_compile_for_ampere_and_hopper_as_launched():
     specs = [spec(128, 16, True, 4), spec(2, 1024, True, 4), spec(1, 4096, False, 8)]
+    # a size or stride of 1 becomes a constant
+    sizes = [name for name, kind in SIGNATURE.items() if kind in ("i32", "i64")]
+    specs += [spec(128, 16, True, 4, sizes), spec(2, 1024, True, 4, sizes[-2:])]
     made = compile_all("vlcal.ops._triton.softmax_kernels", specs)
-    assert len(made) == 6
+    assert len(made) == 10
     assert all(kernel["shared"] <= 99 * 1024 for kernel in made.values())

@@ -117,12 +117,12 @@ def group_sums(
     correct = tl.load(correct_ptr + row * stride_correct, mask=real, other=0) != 0
     good = real & (group >= 0) & (group < n_groups) & (confidence >= 0.0) & (confidence <= 1.0)
     units = units_of(tl.where(good, confidence, 0.0))
-    size = n_groups.to(tl.int64)
-    to = sums_ptr + (tl.program_id(0) % copies) * 3 * size + tl.where(good, group, 0)
+    copy = tl.program_id(0).to(tl.int64) % copies
+    to = sums_ptr + copy * n_groups * 3 + tl.where(good, group, 0)
     one = tl.full((BLOCK,), 1, tl.int64)
     tl.atomic_add(to, one, mask=good)
-    tl.atomic_add(to + size, one, mask=good & correct)
-    tl.atomic_add(to + 2 * size, units, mask=good & (units > 0))
+    tl.atomic_add(to + n_groups, one, mask=good & correct)
+    tl.atomic_add(to + n_groups + n_groups, units, mask=good & (units > 0))
     tl.atomic_add(bad_ptr, tl.sum((real & (good == 0)).to(tl.int32), 0))
 
 
@@ -170,7 +170,7 @@ def classwise_sums(
         word = units_of(prob) + (one << COUNT) + ((label == true).to(tl.int64) << CORRECT)
         reached = prob[:, None] >= threshold[None, :]
         words += tl.where(reached, tl.where(good, word, 0)[:, None], 0)
-    size = n_classes.to(tl.int64) * n_bins
+    size = tl.full((1, 1), n_bins, tl.int64) * n_classes
     to = sums_ptr + label.to(tl.int64)[:, None] * n_bins + column[None, :]
     mask = (label < n_classes)[:, None] & inside[None, :] & (words != 0)
     tl.atomic_add(to, words >> COUNT, mask=mask)

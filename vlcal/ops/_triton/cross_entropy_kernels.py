@@ -87,7 +87,6 @@ def logit_gradients(
     top = tl.load(top_ptr + rows)
     share = tl.load(inverse_sum + rows)
     total = tl.zeros([BLOCK_N], tl.float32)
-    classes = (tiles * BLOCK_C).to(tl.int64)
     first = segment * tiles_per_segment
     for tile in range(first, tl.minimum(first + tiles_per_segment, tiles)):
         cols = tile * BLOCK_C + tl.arange(0, BLOCK_C)
@@ -102,7 +101,7 @@ def logit_gradients(
         z = prob - tl.where(cols[None, :] == labels[:, None], 1.0, 0.0)
         total += tl.sum(z * below, axis=1)
         z *= 16384.0
-        at = rows.to(tl.int64)[:, None] * classes + cols[None, :]
+        at = rows.to(tl.int64)[:, None] * tiles * BLOCK_C + cols[None, :]
         high = z.to(tl.float16)
         tl.store(z_hi + at, high)
         if TERMS == 3:

@@ -150,7 +150,7 @@ def extensions() -> list[Extension]:
             "vlcal._C",
             [source for source in sources if X86 or isa_of(source) is None],
             include_dirs=[pybind11.get_include(), "csrc"],
-            depends=[str(path) for path in Path("csrc").rglob("*.*") if path.suffix != ".cpp"],
+            depends=sorted(str(path) for path in Path("csrc").rglob("*.*")),
             extra_compile_args=[
                 "-std=c++17",
                 "-O3",

@@ -44,6 +44,51 @@ __device__ void flush(uint64_t* words, int n_bins, Sum* table) {
   __syncthreads();
 }
 
+// Add the samples of a thread to its table; how many were no confidence. A tile without such is added without a branch.
+template <bool kGuesses>
+__device__ __forceinline__ int add(uint64_t* words, const Samples& samples, const float* next, int n_bins) {
+  uint64_t* mine = words + threadIdx.x;
+  const auto add_one = [&](int j) {
+    const int bin = bin_of(samples.confidence[j], next, n_bins, kGuesses);
+    mine[bin * kThreads] += word_of_sample(samples.confidence[j], samples.correct[j]);
+  };
+  bool clean = true;
+#pragma unroll
+  for (int j = 0; j < kPerThread; ++j) clean &= samples.real[j] & is_confidence(samples.confidence[j]);
+  if (clean) {
+#pragma unroll
+    for (int j = 0; j < kPerThread; ++j) add_one(j);
+    return 0;
+  }
+  int wrong = 0;
+#pragma unroll
+  for (int j = 0; j < kPerThread; ++j) {
+    if (!samples.real[j]) continue;
+    if (is_confidence(samples.confidence[j])) {
+      add_one(j);
+    } else {
+      ++wrong;
+    }
+  }
+  return wrong;
+}
+
+// Add every tile of this block; how many samples of this thread were no confidence.
+template <bool kGuesses>
+__device__ __forceinline__ int add_tiles(uint64_t* words, const Input& input, int64_t tiles, const float* next,
+                                         int n_bins, Sum* table) {
+  int wrong = 0, held = 0;
+  for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
+    if (held++ == kTiles) {
+      flush(words, n_bins, table);
+      held = 1;
+    }
+    wrong += add<kGuesses>(words, read_tile<kThreads>(input, tile), next, n_bins);
+  }
+  flush(words, n_bins, table);
+  return wrong;
+}
+
 // The share of one block of all tiles; `words` is shared_bytes(n_bins) of shared memory.
 __device__ __forceinline__ void run(uint64_t* words, const Input& input, int64_t tiles, const float* thresholds,
                                     int n_bins, Sum* table, int32_t* bad) {
@@ -55,26 +100,8 @@ __device__ __forceinline__ void run(uint64_t* words, const Input& input, int64_t
   __syncthreads();
   bool serves = true;
   for (int bin = 1 + threadIdx.x; bin < n_bins; bin += kThreads) serves &= guess_serves(next, bin, n_bins);
-  const bool guesses = __syncthreads_and(serves);
-  int wrong = 0, held = 0;
-  for (int64_t tile = blockIdx.x; tile < tiles; tile += gridDim.x) {
-    if (held++ == kTiles) {
-      flush(words, n_bins, table);
-      held = 1;
-    }
-    const Samples samples = read_tile<kThreads>(input, tile);
-#pragma unroll
-    for (int j = 0; j < kPerThread; ++j) {
-      const float confidence = samples.confidence[j];
-      if (is_confidence(confidence) && samples.real[j]) {
-        const int bin = bin_of(confidence, next, n_bins, guesses);
-        words[bin * kThreads + threadIdx.x] += word_of_sample(confidence, samples.correct[j]);
-      } else {
-        wrong += samples.real[j];
-      }
-    }
-  }
-  flush(words, n_bins, table);
+  const int wrong = __syncthreads_and(serves) ? add_tiles<true>(words, input, tiles, next, n_bins, table)
+                                              : add_tiles<false>(words, input, tiles, next, n_bins, table);
   if (wrong) atomicAdd(bad, wrong);
 }
 

@@ -64,7 +64,10 @@ ONES = "n n_classes dim tiles segments k stride_n stride_d image_n image_d text_
 
 def with_ones(module, kernel, constants):
     """The constants of a launch whose sizes are all 1."""
-    return {**dict.fromkeys(set(ONES.split()) & set(getattr(module, kernel).arg_names), 1), **constants}
+    return {
+        **dict.fromkeys(set(ONES.split()) & set(getattr(module, kernel).arg_names), 1),
+        **constants,
+    }
 
 
 def tiles(step):

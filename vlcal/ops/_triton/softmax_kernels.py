@@ -73,7 +73,8 @@ def softmax_rows(
         likelihood = tl.where(good_row, likelihood, float("nan"))
         tl.store(likelihood_ptr + row, likelihood, mask=inside)
     tl.store(predicted_ptr + row, predicted, mask=inside)
-    confidence = tl.where(good_row, 1.0 / total, float("nan"))
+    # a division may be an approximation, and 1.0000001 is no confidence
+    confidence = tl.where(good_row, tl.minimum(1.0 / total, 1.0), float("nan"))
     tl.store(confidence_ptr + row, confidence, mask=inside)
     entropy = tl.where(good_row, log_total - weighted / total, float("nan"))
     tl.store(entropy_ptr + row, entropy, mask=inside)

@@ -114,7 +114,8 @@ def test_no_score_is_further_off_than_the_doubts(name, adder, dot):
     queries, keys = problem(name, 70)
     placed, rows, trust, (upper, lower) = prepared(queries, keys, dot)
     true = wanted_scores(queries, keys, dot, trust)
-    for order in ORDERS:
+    # every adder meets every order over the names
+    for order in ORDERS[sum(map(ord, name)) % 2 :: 2]:
         above = scores(placed.half, rows.half, upper, adder, order) + trust.query[:, None]
         below = scores(placed.half, rows.half, lower, adder, order) - trust.query[:, None]
         assert (above >= true).all()
@@ -131,7 +132,7 @@ def screens_of(adder, order):
     return group_max
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(
     n=st.integers(129, 300),
     dim=st.integers(1, 40),

@@ -62,8 +62,9 @@ def knn(
     Raises:
         ValueError: shapes, dtypes or k break the contract, or a row holds NaN or infinity.
 
-    Not differentiable. On a GPU the call waits once for the device, to look for NaN; in a CUDA
-    graph being captured it does not, and rows with NaN find nothing in particular.
+    Not differentiable. On a GPU the call waits for the device once a matrix, to look for NaN;
+    while a CUDA graph is captured it does not, and what rows with NaN find is undefined. Capture
+    after a first call with these shapes, which compiles the kernels.
 
         >>> distance, index = knn(torch.tensor([[0.0], [6.0]]), torch.tensor([[4.0], [1.0]]), 2)
         >>> distance.tolist(), index.tolist()

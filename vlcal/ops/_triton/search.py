@@ -35,8 +35,9 @@ FEW_QUERIES = 16
 MOST_QUERIES = 8192
 MOST_NEIGHBORS = 2048
 FEWEST_ENTRIES, MOST_ENTRIES = 1024, 16384
-# entries of all lists of one launch
+# entries of all lists of one launch, and maxima of groups: 192 MiB and 256 MiB
 MOST_LISTED = 1 << 24
+MOST_MAXIMA = 1 << 26
 DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 # a row that is not among the keys whichever the query
 NEVER = -(1 << 62)
@@ -150,7 +151,7 @@ def find_prepared(
     if not n or not worth_a_screen(len(prepared.keys), wanted):
         return _scan_all(queries, prepared.keys, k, exclude_self, prepared.dot)
     cost, index = _outputs(queries, k)
-    size = min(MOST_QUERIES, MOST_LISTED // capacity_for(len(prepared.keys), wanted))
+    size = queries_for(len(prepared.keys), wanted)
     for start in range(0, n, size):
         part = slice(start, start + size)
         itself = start if exclude_self else NEVER
@@ -177,6 +178,13 @@ def capacity_for(n_keys: int, wanted: int) -> int:
     """Entries in the list of a query: four times as many as the sample lets one expect."""
     room = 4 * every_for(n_keys, wanted) * wanted
     return search_exact.power_of_two(max(FEWEST_ENTRIES, min(MOST_ENTRIES, room)))
+
+
+def queries_for(n_keys: int, wanted: int) -> int:
+    """Queries of one launch: as many as the cache holds, and as their lists leave memory for."""
+    listed = MOST_LISTED // capacity_for(n_keys, wanted)
+    maxima = MOST_MAXIMA * GROUP * every_for(n_keys, wanted) // n_keys
+    return max(1, min(MOST_QUERIES, listed, maxima))
 
 
 def _screened(

@@ -113,7 +113,8 @@ def scan(
     else:
         order = waiting.int().argsort(descending=True, stable=True)
         work = waiting.sum()
-    tiles = tiles_for(SCAN if waiting is None and k <= MANY else OVERFLOW, n)
+    shared = waiting is None and n >= SCAN.queries and k <= MANY
+    tiles = tiles_for(SCAN if shared else OVERFLOW, n)
     slices = max(1, min(MOST_SLICES, len(keys) // (4 * tiles.keys), MOST_PARTIALS // (n * k)))
     partial_cost = torch.empty(n * slices, k, dtype=torch.float64, device=device)
     partial_index = torch.empty(n * slices, k, dtype=torch.int64, device=device)

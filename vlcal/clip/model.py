@@ -112,7 +112,8 @@ class CLIP(nn.Module):
     def encode_text(self, texts: Sequence[str], chunk: int = CHUNK) -> Tensor:
         """Unit text features [C, D], float32 (float64 for a float64 model), of whole prompts.
 
-        A tower that cannot be fed with embeddings (Hugging Face towers, CoCa) runs open_clip's own
+        What all prompts of a block begin with ("a photo of a") is computed once. A tower that
+        cannot be fed with embeddings (Hugging Face towers, CoCa) runs open_clip's own
         `encode_text`.
         """
         # blocks bound the memory of embeddings when a whole vocabulary is encoded
@@ -121,9 +122,15 @@ class CLIP(nn.Module):
         return unit(torch.cat(blocks))
 
     def _encode_block(self, texts: Sequence[str], chunk: int) -> Tensor:
-        tokens = self.text.tokenize(texts).to(self.device)
-        if self.text.refuses_prompts() is None:
-            return self.text.encode(self.text.embed(tokens), self.text.end(tokens), chunk=chunk)
+        tower, tokens = self.text, self.text.tokenize(texts)
+        if tower.refuses_prefix() is None:
+            end = tower.end(tokens)
+            common = tower.common_prefix(tokens, end)
+            prefix = tower.embed(tokens[:1, :common])[0]
+            return tower.encode_with_prefix(prefix, tokens[:, common:], end - common, chunk=chunk)
+        tokens = tokens.to(self.device)
+        if tower.refuses_prompts() is None:
+            return tower.encode(tower.embed(tokens), tower.end(tokens), chunk=chunk)
         return torch.cat([self.model.encode_text(rows) for rows in tokens.split(chunk)])
 
     def fingerprint(self) -> str:

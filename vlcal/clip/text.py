@@ -7,14 +7,19 @@ instead of once per class.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from vlcal.clip.blocks import check_deep, refuses_parts, run_blocks
+from vlcal.clip.packing import Shared, no_prefix, pack, prefix_layers, run_packed
 
 CHUNK = 256
+KEPT = 20  # numbers kept for the backward pass, at most, per token, block and unit of width
 
 
 class TextTower:
@@ -61,9 +66,7 @@ class TextTower:
             return why
         if not self.causal:
             return "its text tower is not causal, so a prefix sees what follows it"
-        if any(not isinstance(block.attn, nn.MultiheadAttention) for block in self._blocks):
-            return "its attention blocks are not open_clip's default ones"
-        return None
+        return refuses_parts(self._blocks)
 
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids [C, L] of texts, padded to the context length.
@@ -100,29 +103,49 @@ class TextTower:
             tokens = (tokens == self.source_eos).int()
         return tokens.argmax(-1)
 
-    def encode(self, embeddings: Tensor, end: Tensor, *, chunk: int = CHUNK) -> Tensor:
+    def encode(
+        self,
+        embeddings: Tensor,
+        end: Tensor,
+        *,
+        chunk: int = CHUNK,
+        deep: Tensor | None = None,
+        max_bytes: int | None = None,
+    ) -> Tensor:
         """Text features [C, D], not normalized, of prompts given as embeddings.
 
-        Prompts are sorted by length and run in chunks, each cut after its longest end token; exact
-        under the causal mask. A tower without one gets every position, so give it prompts padded as
-        the tokenizer pads them.
+        Positions after the end token are not computed; exact under the causal mask. A tower without
+        one gets every position, so give it prompts padded as the tokenizer pads them.
 
         Args:
             embeddings: [C, L, W] without positions, L at most the context length.
             end: [C] position of the end token.
             chunk: prompts per pass.
+            deep: as in `encode_with_prefix`; prompts then run to the longest end of their pass.
+            max_bytes: as in `encode_with_prefix`, for all that prompts keep.
         """
-        self._need_prompts("TextTower.encode")
-        longest = embeddings.shape[1]
-        if longest > self.context_length:
-            raise ValueError(
-                f"TextTower.encode: prompts must have at most {self.context_length} positions, "
-                f"got {longest}"
-            )
-        return self._in_chunks(self._encode_rows, embeddings, end, chunk, cut=self.causal)
+        who, length = "TextTower.encode", embeddings.shape[1]
+        self._need_prompts(who)
+        self._check_length(who, length, str(length))
+        self._check_deep(who, deep, length - 1)
+        if not len(end):
+            return embeddings.new_zeros(0, self._output_width)
+        if deep is None and self.refuses_prefix() is None:
+            run, lengths = partial(self._packed, no_prefix(self._blocks, embeddings), 0), end + 1
+        else:
+            run, lengths = partial(self._whole, deep), torch.full_like(end, length)
+        chunk, again = self._plan(who, lengths, 1, chunk, max_bytes)
+        return self._in_chunks(run, embeddings, end, chunk, again)[0]
 
     def encode_with_prefix(
-        self, prefix: Tensor, suffix: Tensor, end: Tensor, *, chunk: int = CHUNK
+        self,
+        prefix: Tensor,
+        suffix: Tensor,
+        end: Tensor,
+        *,
+        chunk: int = CHUNK,
+        deep: Tensor | None = None,
+        max_bytes: int | None = None,
     ) -> Tensor:
         """Text features [C, D], not normalized, of prompts that begin with the same embeddings.
 
@@ -130,28 +153,52 @@ class TextTower:
         runs once per layer.
 
         Args:
-            prefix: [P, W] shared by all prompts (start token and context), P at least 1.
-            suffix: [C, S, W] the rest of each prompt, P + S at most the context length.
+            prefix: [P, W] shared by all prompts (start token and context), P at least 1; or
+                [B, P, W], one for each of B images.
+            suffix: the rest of each prompt, P + S at most the context length: [C, S, W], or
+                [C, S] token ids, whose embeddings then exist for one pass only.
             end: [C] position of the end token in the suffix.
             chunk: prompts per pass.
+            deep: [layers, n, W] vectors that replace positions 1..n, behind the start token, at the
+                input of the second block, the third, ...; n is less than P.
+            max_bytes: for what the prompts behind the prefix keep for the backward pass, by an
+                upper estimate. Where all of them need more, passes are made small enough and run
+                again in the backward pass. None keeps everything.
+
+        Returns:
+            [C, D], or [B, C, D] for B prefixes.
 
         Raises:
             NotImplementedError: the tower cannot share a prefix; `refuses_prefix` says why. Use
                 `encode` there.
         """
+        who = "TextTower.encode_with_prefix"
         if (why := self.refuses_prefix()) is not None:
-            raise NotImplementedError(f"TextTower.encode_with_prefix: cannot run here, {why}")
-        if len(prefix) + suffix.shape[1] > self.context_length:
-            raise ValueError(
-                "TextTower.encode_with_prefix: prompts must have at most "
-                f"{self.context_length} positions, got {len(prefix)} + {suffix.shape[1]}"
-            )
-        layers = self._prefix_layers(prefix)
+            raise NotImplementedError(f"{who}: cannot run here, {why}")
+        start, length = prefix.shape[-2], suffix.shape[1]
+        self._check_length(who, start + length, f"{start} + {length}")
+        self._check_deep(who, deep, start - 1)
+        if not len(end) or not len(prefix):
+            return prefix.new_zeros(*prefix.shape[:-2], len(end), self._output_width)
+        x = prefix + self.source.positional_embedding[:start].to(prefix.dtype)
+        x = x if x.ndim == 3 else x[None]
+        layers = prefix_layers(self._blocks, x, deep)
+        chunk, again = self._plan(who, end + 1, len(x), chunk, max_bytes)
+        # a pass takes several images with few classes, or a part of one image's many classes
+        images, suffix = max(1, chunk // max(len(end), 1)), suffix.to(prefix.device)
+        features = []
+        for i in range(0, len(x), images):
+            part = [(key[i : i + images], value[i : i + images]) for key, value in layers]
+            run = partial(self._packed, part, start)
+            features.append(self._in_chunks(run, suffix, end, chunk, again))
+        return features[0][0] if prefix.ndim == 2 else torch.cat(features)
 
-        def run(rows: Tensor, ends: Tensor) -> Tensor:
-            return self._encode_suffix(layers, len(prefix), rows, ends)
-
-        return self._in_chunks(run, suffix, end, chunk, cut=True)
+    def common_prefix(self, tokens: Tensor, end: Tensor) -> int:
+        """How many leading tokens all texts share, so that every end token stays outside."""
+        if not len(tokens):
+            return 1
+        same = (tokens == tokens[0]).all(0)
+        return min(int(same.long().cumprod(0).sum()), int(end.min()))
 
     # -- below: how it runs
 
@@ -170,93 +217,85 @@ class TextTower:
         flat = getattr(self.source, "text_eos_id", None)
         return flat if flat is not None else self.source.eos_id
 
-    def _need_prompts(self, who: str) -> None:
-        if (why := self.refuses_prompts()) is not None:
-            raise NotImplementedError(f"{who}: prompts cannot be given as embeddings, {why}")
-
-    def _in_chunks(
-        self, run: Any, prompts: Tensor, end: Tensor, chunk: int, *, cut: bool
-    ) -> Tensor:
-        end = end.to(prompts.device)
-        if not len(prompts):
-            return prompts.new_zeros(0, self._output_width())
-        order = end.argsort(stable=True)
-        longest = (end[order] + 1).tolist()
-        features = [
-            run(prompts[rows, : longest[last] if cut else None], end[rows])
-            for rows, last in _chunks(order, chunk)
-        ]
-        return torch.cat(features)[order.argsort()]
-
+    @property
     def _output_width(self) -> int:
         projection = self.source.text_projection
         if isinstance(projection, nn.Linear):
             return projection.out_features
         return self.width if projection is None else projection.shape[1]
 
-    def _encode_rows(self, embeddings: Tensor, end: Tensor) -> Tensor:
+    def _need_prompts(self, who: str) -> None:
+        if (why := self.refuses_prompts()) is not None:
+            raise NotImplementedError(f"{who}: prompts cannot be given as embeddings, {why}")
+
+    def _check_length(self, who: str, length: int, given: str) -> None:
+        if length > self.context_length:
+            raise ValueError(
+                f"{who}: prompts must have at most {self.context_length} positions, got {given}"
+            )
+
+    def _check_deep(self, who: str, deep: Tensor | None, room: int) -> None:
+        check_deep(who, deep, len(self._blocks), self.width, room)
+
+    def _plan(
+        self, who: str, lengths: Tensor, images: int, chunk: int, max_bytes: int | None
+    ) -> tuple[int, bool]:
+        """Prompts per pass, and whether passes are run again in the backward pass."""
+        if max_bytes is None or not torch.is_grad_enabled():
+            return chunk, False
+        weights = self.source.token_embedding.weight
+        each = KEPT * len(self._blocks) * weights.shape[1] * weights.element_size()
+        if each * images * int(lengths.sum()) <= max_bytes:
+            return chunk, False
+        longest = each * int(lengths.max())
+        if longest > max_bytes:
+            raise ValueError(
+                f"{who}: max_bytes must be at least {longest} (the longest prompt), got {max_bytes}"
+            )
+        return min(chunk, max_bytes // longest), True
+
+    def _in_chunks(
+        self, run: Callable[..., Tensor], prompts: Tensor, end: Tensor, chunk: int, again: bool
+    ) -> Tensor:
+        """Features [B, C, D] of sorted prompts in passes, in the given order."""
+        end = end.cpu()
+        order = end.argsort(stable=True)
+
+        def one(rows: Tensor) -> Tensor:
+            ends = end[rows]
+            length = int(ends.max()) + 1 if self.causal else prompts.shape[1]
+            return run(prompts[rows.to(prompts.device), :length], ends)
+
+        features = [
+            checkpoint(one, rows, use_reentrant=False, preserve_rng_state=False)
+            if again
+            else one(rows)
+            for rows in order.split(chunk)
+        ]
+        back = order.argsort().to(prompts.device)
+        return torch.cat(features, 1).index_select(1, back)
+
+    def _packed(self, layers: list[Shared], start: int, prompts: Tensor, end: Tensor) -> Tensor:
+        """Features [B, C, D] of prompts behind B prefixes of `start` positions."""
+        packing = pack(end, prompts.device)
+        x = prompts.flatten(0, 1).index_select(0, packing.places)
+        x = x if x.is_floating_point() else self.embed(x)
+        positions = self.source.positional_embedding[start + packing.places % prompts.shape[1]]
+        x = (x + positions.to(x.dtype))[None]
+        return self._read_out(run_packed(self._blocks, layers, x, packing))
+
+    def _whole(self, deep: Tensor | None, embeddings: Tensor, end: Tensor) -> Tensor:
+        """Features [1, C, D] of prompts that run with all their positions."""
         length = embeddings.shape[1]
         x = embeddings + self.source.positional_embedding[:length].to(embeddings.dtype)
-        mask = self.source.attn_mask[:length, :length] if self.causal else None
-        return self._read_out(self.source.transformer(x, attn_mask=mask), end)
+        mask = self.source.attn_mask[:length, :length].to(x.dtype) if self.causal else None
+        x = run_blocks(self._blocks, x, mask, deep, 1)
+        return self._read_out(x[None, torch.arange(len(x)), end])
 
-    def _read_out(self, x: Tensor, end: Tensor) -> Tensor:
+    def _read_out(self, x: Tensor) -> Tensor:
         # the final norm works per position, so only the end positions need it
-        x = self.source.ln_final(x[torch.arange(len(x), device=x.device), end])
+        x = self.source.ln_final(x)
         projection = self.source.text_projection
         if isinstance(projection, nn.Linear):
             return projection(x)
         return x if projection is None else x @ projection
-
-    def _prefix_layers(self, prefix: Tensor) -> list[tuple[Tensor, Tensor]]:
-        """Keys and values [1, heads, P, W / heads] of the prefix in every block."""
-        x = prefix + self.source.positional_embedding[: len(prefix)].to(prefix.dtype)
-        x, layers = x[None], []
-        for block in self._blocks:
-            query, key, value = _project(block, x)
-            layers.append((key, value))
-            x = _finish(block, x, F.scaled_dot_product_attention(query, key, value, is_causal=True))
-        return layers
-
-    def _encode_suffix(
-        self, layers: list[tuple[Tensor, Tensor]], start: int, suffix: Tensor, end: Tensor
-    ) -> Tensor:
-        count, length, _ = suffix.shape
-        positions = self.source.positional_embedding[start : start + length]
-        mask = self.source.attn_mask[start : start + length, : start + length]
-        x = suffix + positions.to(suffix.dtype)
-        for block, shared in zip(self._blocks, layers, strict=True):
-            query, *own = _project(block, x)
-            key, value = (
-                torch.cat([common.expand(count, -1, -1, -1), new], 2)
-                for common, new in zip(shared, own, strict=True)
-            )
-            mixed = F.scaled_dot_product_attention(
-                query, key, value, attn_mask=mask.to(query.dtype)
-            )
-            x = _finish(block, x, mixed)
-        return self._read_out(x, end)
-
-
-def _chunks(order: Tensor, size: int) -> Iterator[tuple[Tensor, int]]:
-    """Slices of `order` with the place of their last element, the longest prompt of the slice."""
-    for start in range(0, len(order), size):
-        rows = order[start : start + size]
-        yield rows, start + len(rows) - 1
-
-
-def _project(block: Any, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, keys and values [C, heads, L, W / heads] of a block's attention."""
-    attention = block.attn
-    count, length, width = x.shape
-    heads = attention.num_heads
-    joint = F.linear(block.ln_1(x), attention.in_proj_weight, attention.in_proj_bias)
-    query, key, value = joint.view(count, length, 3, heads, width // heads).permute(2, 0, 3, 1, 4)
-    return query, key, value
-
-
-def _finish(block: Any, x: Tensor, mixed: Tensor) -> Tensor:
-    """The rest of a block after its attention has mixed the values."""
-    mixed = mixed.transpose(1, 2).reshape(x.shape)
-    x = x + block.ls_1(block.attn.out_proj(mixed))
-    return x + block.ls_2(block.mlp(block.ln_2(x)))

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 import torch
@@ -13,6 +15,8 @@ from vlcal.clip import TextTower
 POSITIONS = ("end", "middle", "front")
 BLOCK = 4096
 
+_log = logging.getLogger("vlcal")
+
 
 class Prompts(NamedTuple):
     """Tokenized "<name>.": tokens [C, S], position of the end token [C], tokens per name [C]."""
@@ -22,26 +26,83 @@ class Prompts(NamedTuple):
     name_length: Tensor
 
 
+class DeepPrompts(nn.Module):
+    """Learned vectors that replace prompts at the input of every block after the first.
+
+    Args:
+        depth: prompted blocks as the papers count them, the first one included: its vectors are
+            the context, so depth - 1 sets are held here.
+        n_ctx: vectors per block.
+        width: of the tower.
+        generator: draws the vectors from N(0, 0.02^2).
+    """
+
+    def __init__(self, depth: int, n_ctx: int, width: int, generator: torch.Generator) -> None:
+        super().__init__()
+        if depth < 1 or n_ctx < 1:
+            raise ValueError(
+                f"DeepPrompts: depth and n_ctx must be at least 1, got {depth} and {n_ctx}"
+            )
+        drawn = torch.empty(depth - 1, n_ctx, width).normal_(0, 0.02, generator=generator)
+        self.vectors = nn.Parameter(drawn)
+
+    def forward(self) -> Tensor:
+        """The vectors [depth - 1, n_ctx, width], second block first."""
+        return self.vectors
+
+
 class ContextTokens(nn.Module):
     """Learned vectors among the tokens of "<name>.", in the place of words such as "a photo of a".
+
+    One context in front of all names is run through the tower once, with whatever tokens all names
+    begin with; other contexts, and all on towers that are not causal, run once per name. The log
+    says so, and `refuses_prefix` says why.
 
     Args:
         tower: the text tower that reads the prompts.
         ctx: initial context [n_ctx, W], or [C, n_ctx, W] for one context per class.
         position: of the class name: "end" (context, name), "front" (name, context) or "middle"
             (half of the context, rounded down, then the name).
+        deep: gives per-layer prompts [layers, n, W], n <= n_ctx, that replace the first n context
+            vectors in later blocks; for position "end".
+        max_bytes: for what is kept for the backward pass, as in `TextTower.encode_with_prefix`.
     """
 
-    def __init__(self, tower: TextTower, ctx: Tensor, position: str = "end") -> None:
+    def __init__(
+        self,
+        tower: TextTower,
+        ctx: Tensor,
+        position: str = "end",
+        deep: nn.Module | None = None,
+        *,
+        max_bytes: int | None = None,
+    ) -> None:
         super().__init__()
         if position not in POSITIONS:
             raise ValueError(
                 f"ContextTokens: class_token_position must be one of {', '.join(POSITIONS)}, "
                 f"got {position!r}"
             )
+        if deep is not None and position != "end":
+            raise ValueError(
+                "ContextTokens: deep prompts replace the context in front of the name, so "
+                f"class_token_position must be end, got {position!r}"
+            )
         self.tower = tower
         self.position = position
         self.ctx = nn.Parameter(ctx.detach().float().clone())
+        self.deep = deep
+        self.max_bytes = max_bytes
+        if (why := self.refuses_prefix()) is not None:
+            _say_once(why)
+
+    def refuses_prefix(self) -> str | None:
+        """Why the names do not share what stands in front of them; None if they do."""
+        if self.position != "end":
+            return f"class_token_position is {self.position!r}, so context follows the name"
+        if self.ctx.ndim == 3:
+            return "every class has its own context"
+        return self.tower.refuses_prefix()
 
     @property
     def n_ctx(self) -> int:
@@ -69,37 +130,84 @@ class ContextTokens(nn.Module):
         length = int(end.max()) + 1 if tower.causal and len(plain) else room
         return Prompts(tokens[:, :length], end, tower.end(tower.tokenize(plain)) - 1)
 
-    def forward(self, prompts: Prompts) -> Tensor:
-        """Text features [C, D], not normalized, of tokenized names under the current context.
+    def forward(self, prompts: Prompts, shift: Tensor | None = None) -> Tensor:
+        """Text features, not normalized, of tokenized names under the current context.
 
-        One context in front of all names is run through the tower once; other contexts once per
-        class.
+        Args:
+            prompts: of C names.
+            shift: added to the context for each of B images: [B, W] to all its vectors alike, or
+                [B, n_ctx, W].
+
+        Returns:
+            [C, D], or [B, C, D] with a shift.
         """
-        count = len(prompts.end)
-        shared = (
-            self.position == "end" and self.ctx.ndim == 2 and self.tower.refuses_prefix() is None
+        ctx = self.ctx if shift is None else self._shifted(shift)
+        deep = None if self.deep is None else self._deep_prompts(self.deep)
+        if self.refuses_prefix() is None:
+            return self._encode_shared(prompts, ctx, deep)
+        if shift is None:
+            return self._encode_each(prompts, ctx, deep)
+        return torch.stack([self._encode_each(prompts, one, deep) for one in ctx])
+
+    def _shifted(self, shift: Tensor) -> Tensor:
+        wanted = (len(shift), self.n_ctx, self.ctx.shape[-1])
+        per_image = shift[:, None] if shift.ndim == 2 else shift
+        if self.ctx.ndim == 3 or per_image.shape not in (wanted, (wanted[0], 1, wanted[2])):
+            raise ValueError(
+                f"ContextTokens: shift must be [B, {wanted[2]}] or [B, {wanted[1]}, {wanted[2]}] "
+                f"on one context for all classes, got {tuple(shift.shape)} "
+                f"on {tuple(self.ctx.shape)}"
+            )
+        return self.ctx + per_image
+
+    def _deep_prompts(self, deep: nn.Module) -> Tensor:
+        prompts = deep()
+        if prompts.shape[-2] > self.n_ctx:
+            raise ValueError(
+                f"ContextTokens: deep must have at most {self.n_ctx} prompts per layer (the "
+                f"context it replaces), got {prompts.shape[-2]}"
+            )
+        return prompts
+
+    def _encode_shared(self, prompts: Prompts, ctx: Tensor, deep: Tensor | None) -> Tensor:
+        common = self.tower.common_prefix(prompts.tokens, prompts.end)
+        start = prompts.tokens.new_tensor([self.tower.tokenizer.sot_token_id])
+        words = self.tower.embed(prompts.tokens[:1, 1:common].flatten())
+        parts = [self.tower.embed(start), ctx.to(words.dtype), words]
+        images = ctx.shape[:-2]
+        prefix = torch.cat([part.expand(*images, *part.shape[-2:]) for part in parts], -2)
+        return self.tower.encode_with_prefix(
+            prefix,
+            prompts.tokens[:, common:],
+            prompts.end - common,
+            deep=deep,
+            max_bytes=self.max_bytes,
         )
-        encode = self._encode_shared if shared else self._encode_each
+
+    def _encode_each(self, prompts: Prompts, ctx: Tensor, deep: Tensor | None) -> Tensor:
         # blocks bound the memory of embeddings when a whole vocabulary is encoded
-        starts = range(0, max(count, 1), BLOCK)
-        return torch.cat([encode(prompts, slice(start, start + BLOCK)) for start in starts])
+        starts = range(0, max(len(prompts.end), 1), BLOCK)
+        parts = (slice(start, start + BLOCK) for start in starts)
+        return torch.cat([self._encode_rows(prompts, ctx, deep, rows) for rows in parts])
 
-    def _encode_shared(self, prompts: Prompts, rows: slice) -> Tensor:
+    def _encode_rows(
+        self, prompts: Prompts, ctx: Tensor, deep: Tensor | None, rows: slice
+    ) -> Tensor:
         embeddings = self.tower.embed(prompts.tokens[rows])
-        start = self.tower.embed(prompts.tokens.new_full((1,), self.tower.tokenizer.sot_token_id))
-        prefix = torch.cat([start, self.ctx.to(embeddings.dtype)])
-        return self.tower.encode_with_prefix(prefix, embeddings[:, 1:], prompts.end[rows] - 1)
-
-    def _encode_each(self, prompts: Prompts, rows: slice) -> Tensor:
-        embeddings = self.tower.embed(prompts.tokens[rows])
-        ctx = self.ctx if self.ctx.ndim == 2 else self.ctx[rows]
+        ctx = ctx if ctx.ndim == 2 else ctx[rows]
         ctx = ctx.to(embeddings.dtype).expand(len(embeddings), -1, -1)
         length = embeddings.shape[1] + self.n_ctx
         before = {"front": 0, "middle": self.n_ctx // 2, "end": self.n_ctx}[self.position]
         index = interleave(prompts.name_length[rows], length, self.n_ctx, before)
         index = index.to(embeddings.device)[..., None].expand(-1, -1, embeddings.shape[2])
         mixed = torch.cat([embeddings, ctx], 1).gather(1, index)
-        return self.tower.encode(mixed, prompts.end[rows] + self.n_ctx)
+        end = prompts.end[rows] + self.n_ctx
+        return self.tower.encode(mixed, end, deep=deep, max_bytes=self.max_bytes)
+
+
+@lru_cache
+def _say_once(why: str) -> None:
+    _log.warning("prompts run whole, each with its own context: %s", why)
 
 
 def interleave(name_length: Tensor, length: int, n_ctx: int, before: int) -> Tensor:

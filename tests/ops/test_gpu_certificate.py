@@ -11,13 +11,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.ops.test_screens import DATA, draw
+from tests.oracle import device_of
 from vlcal.ops import _triton, reference
 from vlcal.ops._triton import search as gpu
 from vlcal.ops._triton import search_rows
 from vlcal.ops._triton.search_bounds import Doubts, doubts, frame_of, frame_of_queries
 
+DEVICE = device_of("triton")
+
 pytestmark = [
-    pytest.mark.skipif(not _triton.interpreted(), reason="emulates a GPU where there is none"),
+    pytest.mark.skipif(_triton.missing() is not None, reason=str(_triton.missing())),
     # float32 has no room for what the odd rows ask of it: such scores are infinite, and allowed
     pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning"),
 ]
@@ -83,12 +86,20 @@ def scores(q16, k16, bias, adder, order):
     return torch.from_numpy(cut(total + bias.double().numpy()))
 
 
+def on_cpu(value):
+    if isinstance(value, torch.Tensor):
+        return value.cpu()
+    parts = [on_cpu(part) for part in value]
+    return type(value)(*parts) if hasattr(value, "_fields") else parts
+
+
 def prepared(queries, keys, dot):
+    queries, keys = queries.to(DEVICE), keys.to(DEVICE)
     frame = frame_of(keys, dot)
     rows = gpu._placed(keys, frame, dot)
     placed = gpu._placed(queries, frame_of_queries(queries, frame), dot)
     trust = doubts(placed, rows, dot)
-    return placed, rows, trust, search_rows.biases(*rows[2:], trust.factors)
+    return on_cpu((placed, rows, trust, search_rows.biases(*rows[2:], trust.factors)))
 
 
 def wanted_scores(queries, keys, dot, trust: Doubts):

@@ -8,6 +8,7 @@ from tests.ops.test_screens import DATA, draw
 from tests.ops.triton_compile import compile_all
 from tests.oracle import device_of
 from vlcal.ops import SearchIndex, _triton, knn, proximity, rank_vocabulary, reference
+from vlcal.ops import search as search_op
 from vlcal.ops._triton import search as gpu
 from vlcal.ops._triton import search_exact, search_rows, search_screen
 
@@ -214,6 +215,53 @@ def test_refuses_more_neighbors_than_registers_hold():
 def test_refuses_types_it_does_not_know():
     keys = torch.zeros(4, 2, device=DEVICE).to(torch.float8_e5m2)
     assert gpu.refuse(keys) == "torch.float8_e5m2 is not supported"
+
+
+# on a GPU only
+
+
+@pytest.fixture(params=["triton", "cuda"])
+def backend(request):
+    (found,) = [one for one in search_op.BACKENDS if one.name == request.param]
+    if why := "no CUDA device was found" if DEVICE.type == "cpu" else found.missing():
+        pytest.skip(why)
+    return request.param
+
+
+@pytest.mark.parametrize(
+    ("n_queries", "n_keys", "dim"), [(50, 30_000, 512), (300, 20_001, 768), (129, 10_000, 1024)]
+)
+def test_gpu_finds_what_float64_finds(n_queries, n_keys, dim, backend):
+    queries, keys, _ = search(n_queries, n_keys, dim, 10)
+    found = knn(queries.to(DEVICE), keys.to(DEVICE), 10, backend=backend)
+    distance, index = reference.knn(queries.to(DEVICE), keys.to(DEVICE), 10, False)
+    assert torch.equal(found.index, index)
+    assert torch.equal(found.distance, distance)
+
+
+def test_graph_replays_the_search(backend):
+    queries, keys, _ = search(20, M, 40, K)
+    queries, index = queries.to(DEVICE), SearchIndex(keys.to(DEVICE), backend=backend)
+    index.knn(queries, K)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        found = index.knn(queries, K)
+    queries.copy_(rows(20, 40, seed=9))
+    graph.replay()
+    expected = reference.knn(queries.cpu(), keys, K, False)
+    assert torch.equal(found.distance.cpu(), expected[0])
+    assert torch.equal(found.index.cpu(), expected[1])
+
+
+def test_search_keeps_to_its_stream(backend):
+    queries, keys, _ = search(20, M, 40, K)
+    queries, keys = queries.to(DEVICE), keys.to(DEVICE)
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        found = knn(queries * 1, keys * 1, K, backend=backend)
+    stream.synchronize()
+    assert torch.equal(found.index, reference.knn(queries, keys, K, False)[1])
 
 
 # what the two screens promise each other (`search.Screens`), against plain PyTorch

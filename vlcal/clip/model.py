@@ -12,6 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from vlcal.clip.image import ImageTower
 from vlcal.clip.text import CHUNK, TextTower
 
 
@@ -66,6 +67,7 @@ class CLIP(nn.Module):
         self.config = config
         self.template = template
         self.text = TextTower(model, tokenizer)
+        self.image = ImageTower(model)
         self._fingerprint: tuple[Any, str] | None = None
         self.train(False)
 

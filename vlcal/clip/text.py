@@ -44,6 +44,12 @@ class TextTower:
         return self.source.token_embedding.weight.shape[1]
 
     @property
+    def layers(self) -> int:
+        """The number of transformer blocks."""
+        self._need_prompts("TextTower.layers")
+        return len(self._blocks)
+
+    @property
     def causal(self) -> bool:
         """Whether no position sees what follows it: then padding is cut, prefixes are shared."""
         return getattr(self.source, "attn_mask", None) is not None

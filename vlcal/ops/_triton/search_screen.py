@@ -102,8 +102,9 @@ def _launch(
     kernels: Any = import_module("vlcal.ops._triton.search_kernels")
     depth = q16.shape[1]
     tiles = -(-len(q16) // blocks.queries) * -(-len(k16) // blocks.keys)
-    # one program fills a multiprocessor of Hopper, two or three one of Ampere
-    programs = min(tiles, (1 if blocks.keys == 256 else 3) * processors(q16.device))
+    # what a multiprocessor's registers hold at once: programs share the work evenly, so one that
+    # had to wait for another to end would double the time
+    programs = min(tiles, (1 if blocks.keys == 256 else 2) * processors(q16.device))
     kernels.screen_kernel[(programs,)](
         q16,
         k16,

@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import RandomSampler
 
 from vlcal import distributed
-from vlcal.regularizers import Regularizer
+from vlcal.regularizers import Regularizer, Setup
 from vlcal.tuners import Progress, Recipe, Tuner
 from vlcal.tuners.resuming import restore, store
 from vlcal.types import Batch, check_labels
@@ -50,7 +50,7 @@ def fit(
             do not change the image tower (`FeatureBatches` makes such a loader, and 200 epochs
             cheap).
         recipe: the tuner's own by default.
-        regularizers: training-time calibration methods.
+        regularizers: training-time calibration methods; each is prepared before the first step.
         seed: every generator that the loader, its dataset, its sampler or a regularizer holds as
             `generator` is seeded from this, so equal seeds give equal results.
         progress: called on the main process after each step with epoch, step in the epoch, and the
@@ -66,6 +66,7 @@ def fit(
         TrainingDiverged: a loss is not finite; the message names the step, the tuner holds the last
             good state.
         KeyboardInterrupt: after SIGINT, once the running step is complete and the tuner consistent.
+        NotImplementedError: a regularizer cannot run on this tuner; before anything is trained.
         ValueError: nothing to learn or to learn from, labels that do not fit the classes, a
             checkpoint of another run.
     """
@@ -74,18 +75,21 @@ def fit(
     for number, generator in enumerate(generators):
         generator.manual_seed(1000 * seed + number)
     tuner.prepare(loader)
+    setup = Setup(tuner.clip, tuner.classes, tuner.encode_text, tuner.learns_images)
+    for regularizer in regularizers:
+        regularizer.prepare(setup)
     about = run.identity() | {"seed": seed}
     path = None if checkpoint is None else Path(checkpoint)
     history: list[dict[str, Any]] = []
     if path is not None and path.exists():
-        history = restore(path, about, tuner, run.optimizer, generators)
+        history = restore(path, about, tuner, run.optimizer, generators, regularizers)
     tuner.train()
     try:
         with _interruptible(run):
             for epoch in range(len(history), run.recipe.epochs):
                 history.append(run.epoch(epoch))
                 if path is not None and distributed.is_main():
-                    store(path, about, history, tuner, run.optimizer, generators)
+                    store(path, about, history, tuner, run.optimizer, generators, regularizers)
                 distributed.barrier()
     finally:
         tuner.eval()
@@ -125,7 +129,7 @@ class _Run:
             "classes": list(self.tuner.classes.names),
             "clip": self.tuner.clip.fingerprint(),
             "recipe": asdict(self.recipe),
-            "regularizers": [regularizer.name for regularizer in self.regularizers],
+            "regularizers": [regularizer.identity() for regularizer in self.regularizers],
         }
 
     def epoch(self, epoch: int) -> dict[str, Any]:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from vlcal._files import write_atomic
+from vlcal.regularizers import Regularizer
 
 
 def store(
@@ -20,6 +21,7 @@ def store(
     tuner: nn.Module,
     optimizer: torch.optim.Optimizer,
     generators: Sequence[torch.Generator],
+    regularizers: Sequence[Regularizer] = (),
 ) -> None:
     """Write everything that the next epoch depends on."""
     from safetensors.torch import save
@@ -31,6 +33,9 @@ def store(
                 tensors[f"optimizer.{number}.{name}"] = value
     for number, generator in enumerate(generators):
         tensors[f"generator.{number}"] = generator.get_state()
+    for number, regularizer in enumerate(regularizers):
+        for name, value in regularizer.state_dict().items():
+            tensors[f"regularizer.{number}.{name}"] = value
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     metadata = {"vlcal": json.dumps({"format": 1, "run": about, "history": history})}
     write_atomic(path, save(tensors, metadata))
@@ -42,6 +47,7 @@ def restore(
     tuner: nn.Module,
     optimizer: torch.optim.Optimizer,
     generators: Sequence[torch.Generator],
+    regularizers: Sequence[Regularizer] = (),
 ) -> list[dict[str, Any]]:
     """Put back what `store` wrote and return the history.
 
@@ -72,6 +78,8 @@ def restore(
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
     for number, generator in enumerate(generators):
         generator.set_state(tensors[f"generator.{number}"])
+    for number, regularizer in enumerate(regularizers):
+        regularizer.load_state_dict(_below(tensors, f"regularizer.{number}."))
     return stored["history"]
 
 

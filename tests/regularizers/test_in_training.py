@@ -1,0 +1,204 @@
+"""Regularizers in the loop: seeds, resumption, refusals, and hooks that are enough for ZS-Norm."""
+
+import os
+import signal
+from dataclasses import dataclass
+
+import pytest
+import torch
+
+from vlcal.regularizers import DOR, REGULARIZERS, Knowledge, Regularizer, make
+from vlcal.regularizers.base import zero_shot_features
+from vlcal.training import fit
+from vlcal.tuners import CoOp, FeatureBatches, Recipe, Tuner
+from vlcal.types import ClassSet, Outputs
+
+from .conftest import BASE, WORDS
+
+SHORT = Recipe(epochs=3, lr=0.05, batch_size=4)
+
+
+def loader():
+    noise = torch.Generator().manual_seed(2)
+    features = torch.nn.functional.normalize(torch.randn(10, 16, generator=noise), dim=-1)
+    return FeatureBatches(features, torch.arange(10) % 4, 4)
+
+
+def state(tuner):
+    return torch.cat([p.detach().flatten() for p in tuner.parameters()])
+
+
+def trained(clip, *regularizers, **options):
+    tuner = CoOp(clip, BASE, n_ctx=4)
+    return tuner, fit(tuner, loader(), SHORT, regularizers, **options)
+
+
+def dor(**options):
+    # 4 words a step out of 11, 9 steps: passes end inside epochs
+    return DOR(**({"vocabulary": WORDS, "top_k": 11} | options))
+
+
+# -- DOR
+
+
+def test_dor_trains_another_prompt_and_is_reported(clip):
+    tuner, history = trained(clip, dor())
+    assert set(history[0]) == {"epoch", "rate", "cross_entropy", "dor"}
+    assert not torch.equal(state(tuner), state(trained(clip)[0]))
+
+
+def test_dor_keeps_words_nearer_to_their_zero_shot_features(clip):
+    def moved(*regularizers):
+        tuner = CoOp(clip, BASE, ctx_init="a photo of a")
+        fit(tuner, loader(), Recipe(epochs=10, lr=0.05), regularizers)
+        frozen = clip.encode_text(ClassSet(tuple(WORDS), "a photo of a {}.").prompts())
+        return float((tuner.encode_text(WORDS).detach() * frozen).sum(-1).mean())
+
+    assert moved(dor(weight=20)) > moved() + 0.01
+
+
+def test_weight_zero_changes_nothing(clip):
+    assert torch.equal(state(trained(clip, dor(weight=0))[0]), state(trained(clip)[0]))
+
+
+def test_seed_decides_everything(clip):
+    runs = [trained(clip, dor(rank="random"), seed=seed) for seed in (1, 1, 2)]
+    assert torch.equal(state(runs[0][0]), state(runs[1][0])) and runs[0][1] == runs[1][1]
+    assert not torch.equal(state(runs[0][0]), state(runs[2][0]))
+
+
+def test_one_regularizer_serves_two_trainings_alike(clip):
+    one = dor()
+    assert torch.equal(state(trained(clip, one)[0]), state(trained(clip, one)[0]))
+
+
+@pytest.mark.parametrize("options", [{}, {"sampling": "independent"}, {"rank": "random"}], ids=str)
+def test_resumed_training_ends_with_the_same_bits(clip, tmp_path, options):
+    def interrupt(epoch, step, losses):
+        if (epoch, step) == (1, 2):
+            os.kill(os.getpid(), signal.SIGINT)
+
+    whole, history = trained(clip, dor(**options), seed=3)
+    path = tmp_path / "state"
+    with pytest.raises(KeyboardInterrupt):
+        trained(clip, dor(**options), seed=3, checkpoint=path, progress=interrupt)
+    resumed, again = trained(clip, dor(**options), seed=3, checkpoint=path)
+    assert torch.equal(state(resumed), state(whole)) and again == history
+
+
+def test_checkpoint_of_another_weight_is_refused(clip, tmp_path):
+    trained(clip, dor(), checkpoint=tmp_path / "state")
+    with pytest.raises(ValueError, match="belongs to another run: regularizers was"):
+        trained(clip, dor(weight=2.0), checkpoint=tmp_path / "state")
+
+
+def test_a_tuner_without_open_vocabulary_is_refused_before_the_first_step(clip):
+    class Fixed(Tuner):
+        name = "fixed"
+
+        def __init__(self, clip, classes):
+            super().__init__(clip, classes)
+            self.residual = torch.nn.Parameter(torch.zeros(len(classes), 16))
+
+    seen = []
+    with pytest.raises(NotImplementedError, match="fixed: has no open vocabulary"):
+        fit(Fixed(clip, BASE), loader(), SHORT, [dor()], progress=lambda *at: seen.append(at))
+    assert seen == []
+
+
+# -- knowledge
+
+
+def test_knowledge_of_a_hand_made_case():
+    # cosines 1 and 0.6: 8 * (1 - 0.8)
+    term = Knowledge()
+    term.zero_shot_ = torch.tensor([[1.0, 0], [0, 1.0]], dtype=torch.float64)
+    tuned = torch.tensor([[1.0, 0], [0.8, 0.6]], dtype=torch.float64)
+    out = Outputs(torch.zeros(1, 2), torch.zeros(1, 2), tuned)
+    assert float(term.penalty(out, lambda words: tuned)) == pytest.approx(1.6, abs=1e-14)
+
+
+def test_knowledge_starts_at_zero_where_prompt_and_template_agree(clip, setup):
+    term = Knowledge()
+    term.prepare(setup)
+    tuner = CoOp(clip, BASE, ctx_init="a photo of a")
+    out = Outputs(torch.zeros(1, 4), torch.zeros(1, 16), tuner.class_features())
+    assert abs(float(term.penalty(out, tuner.encode_text).detach())) < 1e-5
+    other = Knowledge(template="no drawing: {}")
+    other.prepare(setup)
+    assert float(other.penalty(out, tuner.encode_text).detach()) > 0.01
+
+
+def test_knowledge_keeps_class_features_nearer(clip):
+    def moved(*regularizers):
+        tuner = CoOp(clip, BASE, ctx_init="a photo of a")
+        fit(tuner, loader(), Recipe(epochs=10, lr=0.05), regularizers)
+        near = tuner.text_features().detach() * clip.encode_text(BASE.prompts())
+        return float(near.sum(-1).mean())
+
+    assert moved(Knowledge(weight=20)) > moved() + 0.01
+
+
+# -- the hooks are enough for methods that rescale or bound logits
+
+
+@dataclass(eq=False)
+class ZeroShotRange(Regularizer):
+    """Logits of a step moved to the range of the zero-shot logits, row by row."""
+
+    name = "range"
+
+    def prepare(self, setup):
+        self.scale = setup.clip.logit_scale
+        self.frozen = zero_shot_features(setup.clip, setup.classes)
+
+    def logits(self, out):
+        t, z = out.logits, self.scale * out.image_features @ self.frozen.T
+        low, high = t.amin(1, keepdim=True), t.amax(1, keepdim=True)
+        least, most = z.amin(1, keepdim=True), z.amax(1, keepdim=True)
+        return (t - low) / (high - low) * (most - least) + least
+
+
+def test_a_rescaling_of_logits_reaches_the_loss_and_not_the_prediction(clip):
+    tuner, history = trained(clip, ZeroShotRange())
+    plain, other = trained(clip)
+    assert history[0]["cross_entropy"] != other[0]["cross_entropy"]
+    assert not torch.equal(state(tuner), state(plain))
+    x = next(iter(loader())).images
+    expected = clip.logit_scale * x @ tuner.text_features().T
+    torch.testing.assert_close(tuner.predict(x).logits, expected)
+
+
+# -- by name
+
+
+def test_published_weight_depends_on_the_tuner():
+    assert make("dor", {}, tuner="coop").weight == 8
+    assert make("dor", {}, tuner="maple").weight == 2
+    assert make("dor", {"weight": 5}, tuner="coop").weight == 5
+
+
+def test_names_of_new_classes_reach_those_who_ask():
+    assert make("dor", {"exclude_new": True}, tuner="coop", new_names=["fox"]).new_names == ("fox",)
+    assert make("knowledge", {}, tuner="coop", new_names=["fox"]).weight == 8
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("dorr", {}, "regularizer: unknown name 'dorr'; known: dor, knowledge"),
+        ("vlcal.types:Batch", {}, "is not a Regularizer"),
+        ("dor", {"topk": 5}, "dor: unknown option 'topk'; known: vocabulary, top_k, per_step"),
+        ("knowledge", {"top_k": 5}, "knowledge: unknown option 'top_k'; known: weight, template"),
+    ],
+)
+def test_unknown_names_list_the_known_ones(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        make(name, options, tuner="coop")
+
+
+@pytest.mark.parametrize("cls", REGULARIZERS, ids=lambda cls: cls.name)
+def test_identity_holds_the_arguments_that_make_the_same_again(cls):
+    identity = cls().identity()
+    assert identity["name"] == cls.name
+    assert {"weight", "template"} <= set(identity)

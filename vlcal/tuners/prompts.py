@@ -207,7 +207,7 @@ class ContextTokens(nn.Module):
 
 @lru_cache
 def _say_once(why: str) -> None:
-    _log.warning("prompts run whole, each with its own context: %s", why)
+    _log.warning("every prompt runs whole, nothing is shared: %s", why)
 
 
 def interleave(name_length: Tensor, length: int, n_ctx: int, before: int) -> Tensor:

@@ -25,7 +25,7 @@ step() {
 
 has() { "$python" -c "import $1" 2>/dev/null; }
 
-VLCAL_NATIVE=1 VLCAL_CUDA=1 step build 150 "$python" setup.py build_ext --inplace || exit 1
+VLCAL_NATIVE=1 VLCAL_CUDA=1 step build 150 "$python" setup.py -q build_ext --inplace || exit 1
 step backends 60 "$python" -c '
 import sys
 from vlcal import _cuda, info

@@ -1,23 +1,32 @@
-"""The laws every tuner obeys, and what is special about CoOp."""
+"""The laws every tuner obeys, on all of TUNERS and on variants of some."""
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from vlcal.clip import tiny_clip
+from vlcal.prediction import predict
 from vlcal.tuners import (
+    IVLP,
     RECIPES,
     TUNERS,
+    VPT,
+    CoCoOp,
     CoOp,
+    KgCoOp,
+    MaPLe,
+    ProDA,
+    ProGrad,
+    PromptSRC,
     Recipe,
     Tuner,
     ZeroShot,
     by_name,
+    check_options,
     load_tuner,
     save_tuner,
 )
-from vlcal.tuners.prompts import interleave
-from vlcal.types import ClassSet
+from vlcal.types import Batch, ClassSet
 
 BASE = ClassSet(("cat", "big_heavy airplane", "dog", "tree"))
 NEW = ClassSet(("house", "three toed sloth", "moth"))
@@ -27,9 +36,20 @@ VARIANTS = [
     (CoOp, {"n_ctx": 5, "class_token_position": "middle"}),
     (CoOp, {"n_ctx": 5, "class_token_position": "front"}),
     (CoOp, {"n_ctx": 5, "class_specific": True}),
+    (CoCoOp, {"n_ctx": 5, "ctx_init": None}),
+    (KgCoOp, {"template": "a sketch of a {}.", "class_token_position": "front"}),
+    (ProGrad, {"n_ctx": 5, "ctx_init": "a drawing of"}),
+    (ProDA, {"n_ctx": 3, "n_prompts": 6, "prompts_per_step": 2, "normalize": True}),
+    (MaPLe, {"ctx_init": None, "n_ctx": 3}),
+    (MaPLe, {"prompt_depth": 1}),
+    (IVLP, {"n_ctx": 4, "n_ctx_vision": 3, "prompt_depth": 2, "prompt_depth_vision": 1}),
+    (IVLP, {"ctx_init": None, "prompt_depth": 1}),
+    (PromptSRC, {"templates": ["a photo of a {}.", "art of a {}."], "n_ctx": 2}),
+    (VPT, {"n_ctx_vision": 2, "prompt_depth_vision": 1, "template": None}),
 ]
 OPEN = [pair for pair in VARIANTS if not pair[1].get("class_specific")]
 LEARNERS = [(cls, options) for cls, options in VARIANTS if cls is not ZeroShot]
+TEXT_LEARNERS = [(cls, options) for cls, options in LEARNERS if cls is not VPT]
 
 
 def ids(value):
@@ -38,6 +58,7 @@ def ids(value):
 
 every_tuner = pytest.mark.parametrize(("cls", "options"), VARIANTS, ids=ids)
 every_learner = pytest.mark.parametrize(("cls", "options"), LEARNERS, ids=ids)
+every_text_learner = pytest.mark.parametrize(("cls", "options"), TEXT_LEARNERS, ids=ids)
 
 
 @pytest.fixture(scope="module")
@@ -67,13 +88,35 @@ def perturb(tuner):
 # -- laws
 
 
-def test_untrained_coop_is_zero_shot(clip, images):
-    coop = CoOp(clip, BASE, ctx_init="a photo of a")
-    zero_shot = ZeroShot(clip, ClassSet(BASE.names, "a photo of a {}."))
-    torch.testing.assert_close(coop(images), zero_shot(images), rtol=0, atol=2e-5)
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [(CoOp, {"ctx_init": "a photo of a"}), (KgCoOp, {}), (ProGrad, {"n_ctx": 4})],
+    ids=ids,
+)
+@torch.no_grad()
+def test_untrained_equals_zero_shot_where_it_starts_from_a_phrase(clip, images, cls, options):
+    tuner, zero_shot = cls(clip, BASE, **options), ZeroShot(clip, BASE)
+    torch.testing.assert_close(tuner(images), zero_shot(images), rtol=0, atol=2e-5)
     torch.testing.assert_close(
-        coop.encode_text(["fox", "polar_bear"]), zero_shot.encode_text(["fox", "polar_bear"])
+        tuner.encode_text(["fox", "polar_bear"]), zero_shot.encode_text(["fox", "polar_bear"])
     )
+
+
+@pytest.mark.parametrize(
+    ("cls", "options"),
+    [
+        (CoCoOp, {}),
+        (VPT, {}),
+        (IVLP, {"prompt_depth": 1}),
+        (MaPLe, {"prompt_depth": 1}),
+        (PromptSRC, {"prompt_depth": 1}),
+    ],
+    ids=ids,
+)
+@torch.no_grad()
+def test_untrained_words_equal_zero_shot_where_only_images_are_prompted(clip, cls, options):
+    tuner, zero_shot = cls(clip, BASE, **options).eval(), ZeroShot(clip, BASE)
+    torch.testing.assert_close(tuner.text_features(), zero_shot.text_features())
 
 
 @every_learner
@@ -129,12 +172,16 @@ def test_equal_seeds_give_equal_tuners(clip, images, cls, options):
 
 
 @every_tuner
-def test_outputs_are_unit_features_and_scaled_cosines(clip, images, cls, options):
+def test_outputs_are_unit_features_and_scaled_cosines_where_linear(clip, images, cls, options):
     out = cls(clip, BASE, **options)(images)
     for features in (out.image_features, out.text_features):
         torch.testing.assert_close(features.norm(dim=-1), torch.ones(len(features)))
     expected = clip.logit_scale * out.image_features @ out.text_features.T
-    torch.testing.assert_close(out.logits, expected)
+    if cls.linear or options.get("normalize"):
+        torch.testing.assert_close(out.logits, expected)
+    else:
+        assert out.logits.shape == expected.shape
+        assert float((out.logits - expected).detach().abs().max()) > 1e-3
 
 
 @every_tuner
@@ -145,12 +192,46 @@ def test_class_features_are_those_of_the_words(clip, cls, options):
 
 @every_tuner
 @torch.no_grad()
-def test_features_take_the_place_of_images(clip, images, cls, options):
-    tuner = cls(clip, BASE, **options)
-    assert torch.equal(tuner(clip.encode_image(images)).logits, tuner(images).logits)
+def test_features_take_the_place_of_images_unless_images_are_prompted(clip, images, cls, options):
+    tuner, features = cls(clip, BASE, **options), clip.encode_image(images)
+    if cls.learns_images:
+        assert not torch.allclose(tuner.image_features(images), features, atol=1e-3)
+        with pytest.raises(ValueError, match=f"{cls.name}: needs images, got features"):
+            tuner(features)
+    else:
+        assert torch.equal(tuner(features).logits, tuner(images).logits)
 
 
-@every_learner
+@every_tuner
+def test_predictions_hold_the_logits_of_the_tuner(clip, images, labels, cls, options):
+    tuner, zero_shot = perturb(cls(clip, BASE, **options)), ZeroShot(clip, BASE)
+    batches = [
+        Batch(images[rows], labels[rows], torch.arange(8)[rows])
+        for rows in (slice(0, 5), slice(5, 8))
+    ]
+    found = predict(tuner, batches, zero_shot)
+    with torch.no_grad():
+        torch.testing.assert_close(found.logits, tuner(images).logits, rtol=1e-4, atol=1e-4)
+        torch.testing.assert_close(found.zero_shot.logits, zero_shot(images).logits)
+    assert found.text_features.shape == (4, 16)
+
+
+@pytest.mark.parametrize("cls", [cls for cls in TUNERS if cls is not ZeroShot], ids=ids)
+def test_every_published_setting_builds_a_tuner_with_its_arguments(clip, cls):
+    assert "dac2024" in cls.settings or cls is IVLP
+    for setting in RECIPES[cls.name].values():
+        # the tiny towers have two blocks
+        shallow = {
+            name: min(value, 2) if "depth" in name else value
+            for name, value in setting.arguments.items()
+        }
+        tuner = cls(clip, BASE, **shallow)
+        wanted = {name: value for name, value in shallow.items() if value is not None}
+        assert wanted.items() <= tuner.hyperparameters.items()
+        check_options(cls, tuner.hyperparameters)
+
+
+@every_text_learner
 def test_text_features_are_computed_once_until_something_changes(clip, cls, options, monkeypatch):
     tuner = cls(clip, BASE, **options).eval()
     calls = []
@@ -167,74 +248,6 @@ def test_text_features_are_computed_once_until_something_changes(clip, cls, opti
         tuner.text_features()
     assert len(calls) == 4
     assert tuner.text_features().requires_grad
-
-
-# -- CoOp
-
-
-@pytest.mark.parametrize(
-    ("before", "expected"),
-    [
-        (3, [[0, 5, 6, 7, 1, 2, 3, 4], [0, 5, 6, 7, 1, 2, 3, 4]]),
-        (1, [[0, 5, 1, 2, 6, 7, 3, 4], [0, 5, 1, 6, 7, 2, 3, 4]]),
-        (0, [[0, 1, 2, 5, 6, 7, 3, 4], [0, 1, 5, 6, 7, 2, 3, 4]]),
-    ],
-)
-def test_context_goes_around_the_name(before, expected):
-    # five tokens (start, names of two and one token, rest) and three context vectors 5, 6, 7
-    assert interleave(torch.tensor([2, 1]), 8, 3, before).tolist() == expected
-
-
-@pytest.mark.parametrize(
-    ("position", "template"),
-    [("end", "a photo of a {}."), ("middle", "a photo {} of a."), ("front", "{} a photo of a.")],
-)
-@torch.no_grad()
-def test_phrase_as_context_reads_like_the_text(clip, position, template):
-    coop = CoOp(clip, BASE, ctx_init="a photo of a", class_token_position=position)
-    zero_shot = ZeroShot(clip, ClassSet(BASE.names, template))
-    torch.testing.assert_close(coop.class_features(), zero_shot.class_features())
-
-
-@torch.no_grad()
-def test_class_specific_contexts_stay_with_their_classes(clip):
-    shared = CoOp(clip, BASE, n_ctx=4)
-    own = CoOp(clip, BASE, n_ctx=4, class_specific=True)
-    own.context.ctx.copy_(shared.context.ctx.expand(4, -1, -1))
-    torch.testing.assert_close(own.class_features(), shared.class_features())
-    own.context.ctx[2] += torch.randn(4, 32, generator=torch.Generator().manual_seed(0))
-    moved = (own.class_features() - shared.class_features()).abs().amax(1) > 1e-4
-    assert moved.tolist() == [False, False, True, False]
-    with pytest.raises(ValueError, match="class-specific context belongs to its 4 training"):
-        own.set_classes(NEW)
-    with pytest.raises(ValueError, match="cannot serve other words"):
-        own.encode_text(["fox"])
-
-
-def test_published_recipes_are_data():
-    upstream, dac = RECIPES["coop"]["upstream"], RECIPES["coop"]["dac2024"]
-    assert upstream.arguments == {"n_ctx": 4, "ctx_init": "a photo of a"}
-    assert dac.arguments == {"n_ctx": 16, "ctx_init": None}
-    assert upstream.recipe == dac.recipe == Recipe(200, 0.002, 32, 0.9, 5e-4, 1, 1e-5, "fp32")
-
-
-@pytest.mark.parametrize("name", ["dac2024", "upstream"])
-def test_published_recipes_build_a_tuner(clip, name):
-    setting = RECIPES["coop"][name]
-    tuner = CoOp(clip, BASE, **setting.arguments)
-    assert tuner.context.ctx.shape == (setting.arguments["n_ctx"], 32)
-
-
-def test_random_context_has_the_papers_deviation(clip):
-    wide = torch.cat([CoOp(clip, BASE, seed=seed).context.ctx.detach() for seed in range(20)])
-    assert float(wide.std()) == pytest.approx(0.02, rel=0.05)
-    assert not torch.equal(wide[:16], wide[16:32])
-
-
-def test_learning_rates_are_the_published_ones():
-    recipe = Recipe(epochs=5, lr=0.0035)
-    rates = [recipe.rate(epoch) for epoch in range(5)]
-    assert rates == pytest.approx([1e-5, 0.0035, 0.003166, 0.002291, 0.001209], abs=5e-7)
 
 
 @pytest.mark.parametrize(
@@ -280,3 +293,9 @@ def test_moving_a_tuner_moves_its_model():
     tuner = CoOp(tiny_clip(0), BASE).double()
     assert tuner.clip.dtype == torch.float64
     assert tuner(torch.zeros(2, 3, 16, 16)).logits.dtype == torch.float64
+
+
+def test_learning_rates_are_the_published_ones():
+    recipe = Recipe(epochs=5, lr=0.0035)
+    rates = [recipe.rate(epoch) for epoch in range(5)]
+    assert rates == pytest.approx([1e-5, 0.0035, 0.003166, 0.002291, 0.001209], abs=5e-7)

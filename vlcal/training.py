@@ -75,9 +75,8 @@ def fit(
     for number, generator in enumerate(generators):
         generator.manual_seed(1000 * seed + number)
     tuner.prepare(loader)
-    setup = Setup(tuner.clip, tuner.classes, tuner.encode_text, tuner.learns_images)
     for regularizer in regularizers:
-        regularizer.prepare(setup)
+        regularizer.prepare(setup_of(tuner))
     about = run.identity() | {"seed": seed}
     path = None if checkpoint is None else Path(checkpoint)
     history: list[dict[str, Any]] = []
@@ -94,6 +93,11 @@ def fit(
     finally:
         tuner.eval()
     return history
+
+
+def setup_of(tuner: Tuner) -> Setup:
+    """What a regularizer may know of a tuner."""
+    return Setup(tuner.clip, tuner.classes, tuner.encode_text, tuner.learns_images)
 
 
 class _Run:
@@ -147,6 +151,7 @@ class _Run:
             raise ValueError("fit: the loader yields no samples")
         if not all(bool(torch.isfinite(p).all()) for p in self.learned):
             self.fail(f"what is learned is not finite after epoch {epoch}")
+        self.tuner.on_epoch_end(epoch, self.recipe.epochs)
         return {"epoch": epoch, "rate": rate} | {name: v / count for name, v in totals.items()}
 
     def step(self, epoch: int, step: int, batch: Batch) -> dict[str, float]:

@@ -5,12 +5,31 @@ from __future__ import annotations
 import importlib
 
 from vlcal.tuners.base import Progress, Recipe, Setting, Tuner, cosine_logits
+from vlcal.tuners.cocoop import CoCoOp
 from vlcal.tuners.coop import CoOp
 from vlcal.tuners.features import FeatureBatches, encode_views
+from vlcal.tuners.ivlp import IVLP
+from vlcal.tuners.kgcoop import KgCoOp
+from vlcal.tuners.maple import MaPLe
+from vlcal.tuners.proda import ProDA
+from vlcal.tuners.prograd import ProGrad
+from vlcal.tuners.promptsrc import PromptSRC
 from vlcal.tuners.saving import check_options, load_tuner, save_tuner
+from vlcal.tuners.vpt import VPT
 from vlcal.tuners.zero_shot import ZeroShot
 
-TUNERS: tuple[type[Tuner], ...] = (ZeroShot, CoOp)
+TUNERS: tuple[type[Tuner], ...] = (
+    ZeroShot,
+    CoOp,
+    CoCoOp,
+    ProDA,
+    VPT,
+    KgCoOp,
+    IVLP,
+    MaPLe,
+    ProGrad,
+    PromptSRC,
+)
 RECIPES: dict[str, dict[str, Setting]] = {cls.name: dict(cls.settings) for cls in TUNERS}
 
 
@@ -31,11 +50,19 @@ def by_name(name: str) -> type[Tuner]:
 
 
 __all__ = [
+    "IVLP",
     "RECIPES",
     "TUNERS",
+    "VPT",
+    "CoCoOp",
     "CoOp",
     "FeatureBatches",
+    "KgCoOp",
+    "MaPLe",
+    "ProDA",
+    "ProGrad",
     "Progress",
+    "PromptSRC",
     "Recipe",
     "Setting",
     "Tuner",

@@ -181,6 +181,17 @@ class Tuner(nn.Module):
     def on_step_end(self, progress: Progress) -> None:
         """Do something after a step of the optimizer."""
 
+    def on_epoch_end(self, epoch: int, epochs: int) -> None:
+        """Do something after epoch `epoch` (counted from 0) of `epochs`."""
+
+    def training_state(self) -> dict[str, Tensor]:
+        """What the next step depends on beside what is learned, as the tensors that hold it.
+
+        An interrupted training stores them and writes into them when it goes on; saved tuners do
+        not hold them.
+        """
+        return {}
+
     def predict(self, images: Tensor) -> Outputs:
         """What `forward` gives, for methods that do not adapt to each image."""
         return self.forward(images)

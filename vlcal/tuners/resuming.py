@@ -8,17 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from vlcal._files import write_atomic
 from vlcal.regularizers import Regularizer
+from vlcal.tuners.base import Tuner
 
 
 def store(
     path: Path,
     about: dict[str, Any],
     history: list[dict[str, Any]],
-    tuner: nn.Module,
+    tuner: Tuner,
     optimizer: torch.optim.Optimizer,
     generators: Sequence[torch.Generator],
     regularizers: Sequence[Regularizer] = (),
@@ -27,6 +28,7 @@ def store(
     from safetensors.torch import save
 
     tensors = {f"tuner.{name}": value for name, value in tuner.state_dict().items()}
+    tensors |= {f"training.{name}": value for name, value in tuner.training_state().items()}
     for number, state in optimizer.state_dict()["state"].items():
         for name, value in state.items():
             if isinstance(value, Tensor):
@@ -44,7 +46,7 @@ def store(
 def restore(
     path: Path,
     about: dict[str, Any],
-    tuner: nn.Module,
+    tuner: Tuner,
     optimizer: torch.optim.Optimizer,
     generators: Sequence[torch.Generator],
     regularizers: Sequence[Regularizer] = (),
@@ -71,6 +73,8 @@ def restore(
             f"generators, has {len(generators)}"
         )
     tuner.load_state_dict(_below(tensors, "tuner."), strict=True)
+    for name, value in tuner.training_state().items():
+        value.copy_(tensors[f"training.{name}"])
     state: dict[int, dict[str, Tensor]] = {}
     for name, value in _below(tensors, "optimizer.").items():
         number, _, field = name.partition(".")

@@ -100,6 +100,25 @@ def test_set_reaches_the_constructor_and_unknown_options_are_refused(arrays, cap
     assert "ts: unknown option 'hottest'; known: lowest, highest" in err
 
 
+def test_options_reach_the_tuner_and_each_regularizer(capsys, monkeypatch, tmp_path):
+    seen = []
+
+    def stop(task, clip, method, **options):
+        seen.append(method)
+        raise ValueError("seen")
+
+    monkeypatch.setattr("vlcal.commands.run", stop)
+    given = ["n_ctx=4", "dor.top_k=100", "dor.weight=2", "dor.rank=max", "knowledge.weight=3"]
+    sets = [word for each in given for word in ("--set", each)]
+    run(capsys, "tune", "coop", "--dor", "--regularizer", "knowledge", *sets, "--out", tmp_path)
+    (method,) = seen
+    assert method.label == "coop+dor+knowledge" and dict(method.options) == {"n_ctx": 4}
+    assert method.regularizers == {
+        "dor": {"top_k": 100, "weight": 2, "rank": "max"},
+        "knowledge": {"weight": 3},
+    }
+
+
 def test_report_draws_stored_reports_again(arrays, capsys):
     out = arrays / "out"
     run(
@@ -142,6 +161,9 @@ def test_info_names_every_op_and_backend(capsys):
         (["demo", "--seeds", "1,1"], 3, "seeds must be distinct"),
         (["tune", "coop", "--setting", "nope"], 3, "unknown setting 'nope'; known: dac2024"),
         (["tune", "coop", "--set", "nctx=4"], 3, "unknown option 'nctx'; known: n_ctx"),
+        (["tune", "coop", "--regularizer", "dro"], 3, "unknown name 'dro'; known: dor, knowledge"),
+        (["tune", "coop", "--dor", "--set", "dor.k=1"], 3, "dor: unknown option 'k'; known: vocab"),
+        (["tune", "coop", "--set", "dor.top_k=1"], 3, "--set dor.top_k needs --regularizer dor"),
         (["tune", "coop", "--data", "nope"], 3, "unknown name 'nope'; known: icons"),
         (["predict", "nowhere"], 3, "no such file"),
         (["report", "nowhere.json"], 3, "no such file: nowhere.json"),

@@ -96,6 +96,33 @@ def test_an_interrupted_run_ends_with_the_numbers_of_an_uninterrupted_one(
     assert not list((tmp_path / "killed").rglob("unfinished*"))
 
 
+def test_rows_of_a_regularized_tuner_name_the_arguments(clip, task, done, tmp_path, monkeypatch):
+    monkeypatch.setenv("VLCAL_CACHE", str(tmp_path / "cache"))
+    options = {"vocabulary": ["fox", "cat", "Bird", "star", "boat"], "exclude_new": True}
+    stages = []
+    method = replace(METHOD, regularizers={"dor": options})
+    result = run(task, clip, method, folder=tmp_path, progress=lambda *at: stages.append(at))
+    row = result.find("coop+dor", "none", "new").row
+    (about,) = row["regularizers"]
+    assert (about["name"], about["weight"], about["top_k"]) == ("dor", 8.0, 5000)
+    assert about["vocabulary"]["words"] == 5
+    assert set(about["new_names"]) == set(task.tests["new"].classes.names)
+    assert "coop+dor" in result.folder.name and ("prepare dor", 5, 5) in stages
+    plain = done[1].find("coop", "none", "new").row
+    assert "regularizers" not in plain and plain["metrics"] != row["metrics"]
+    again = run(task, clip, method, folder=tmp_path)
+    assert without_time(again.rows) == without_time(result.rows)
+    other = replace(METHOD, regularizers={"dor": options | {"weight": 2.0}})
+    assert run(task, clip, other, folder=tmp_path).folder != result.folder
+
+
+def test_a_regularizer_without_anything_to_learn_is_refused(clip, task, tmp_path):
+    with pytest.raises(NotImplementedError, match="dor: the text features are not learned"):
+        run(task, clip, Method("zero_shot", regularizers={"dor": {}}), folder=tmp_path)
+    with pytest.raises(ValueError, match=r"zero_shot\+knowledge: zero_shot learns nothing"):
+        run(task, clip, Method("zero_shot", regularizers={"knowledge": {}}), folder=tmp_path)
+
+
 def test_rows_are_what_evaluate_says_of_the_stored_predictions(done):
     result = done[1]
     stored = Predictions.load(result.folder / "new.safetensors")
@@ -134,6 +161,8 @@ def test_unknown_names_are_refused_before_anything_runs(clip, task, tmp_path):
         Method("coopp")
     with pytest.raises(ValueError, match="unknown option 'nctx'; known: n_ctx"):
         Method("coop", {"nctx": 4})
+    with pytest.raises(ValueError, match="dor: unknown option 'topk'; known: vocabulary, top_k"):
+        Method("coop", regularizers={"dor": {"topk": 4}})
     with pytest.raises(ValueError, match="unknown name 'tss'"):
         run(task, clip, METHOD, folder=tmp_path, calibrators=["tss"])
     with pytest.raises(ValueError, match="unknown name 'guo'"):

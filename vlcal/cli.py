@@ -101,7 +101,9 @@ def _normalized(argv: list[str], commands: dict[str, Callable[..., Any]]) -> lis
     rest = iter(argv)
     for word in rest:
         if word == "--set":
-            words.append("--set." + next(rest, ""))
+            key, equals, value = next(rest, "").partition("=")
+            # to the parser a dot in a key means a dictionary in the dictionary
+            words.append("--set." + key.replace(".", ":") + equals + value)
             continue
         if word.startswith("--"):
             flag, equals, value = word.partition("=")

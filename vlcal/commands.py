@@ -21,6 +21,7 @@ from vlcal.experiment import Method, Progress, run
 from vlcal.inputs import read_array, read_features_of, read_pair
 from vlcal.prediction import predict as predict_images
 from vlcal.protocols import base_to_new
+from vlcal.regularizers import regularizer as regularizer_named
 from vlcal.reports import Report, plain, read_report, result_table, write_report
 from vlcal.reports.reliability import reliability_diagram
 from vlcal.tuners import ZeroShot, by_name, check_options, load_tuner
@@ -72,6 +73,8 @@ def tune(
     seeds: str = "1",
     epochs: int | None = None,
     views: int = 0,
+    dor: bool = False,
+    regularizer: str = "",
     calibrators: str = "ts,dac",
     convention: str = "standard",
     out: str = "vlcal-runs",
@@ -87,19 +90,22 @@ def tune(
         checkpoint: local file of weights.
         download: fetch weights that are not on this machine.
         setting: a published setting of the tuner, e.g. dac2024 or upstream.
-        set: options of the tuner, e.g. --set n_ctx=4.
+        set: options of the tuner, e.g. --set n_ctx=4, or of a regularizer, e.g. --set dor.weight=4.
         shots: train images per class.
         seeds: comma-separated.
         epochs: passes over the train images; the setting's own by default.
         views: augmented passes whose features are stored and trained on; 0 encodes every epoch.
+        dor: regularize by outlier words from WordNet, short for --regularizer dor.
+        regularizer: comma-separated names: dor, knowledge, or package.module:Class.
         calibrators: comma-separated names.
         convention: of the metrics: standard or dac2024.
         out: folder of results and report.
     """
     clip = load(model, pretrained=pretrained, checkpoint=checkpoint, download=download)
     dataset = open_dataset(data, root)
-    method = _method(tuner, setting, set or {}, epochs, views)
-    names = [name for name in calibrators.split(",") if name]
+    options, regularizers = _by_owner(set or {}, [*["dor"] * dor, *_words(regularizer)])
+    method = _method(tuner, setting, options, epochs, views, regularizers)
+    names = _words(calibrators)
     results = [
         run(
             base_to_new(dataset, shots, seed),
@@ -112,8 +118,8 @@ def tune(
         )
         for seed in _seeds(seeds)
     ]
-    about = f"{clip.name}, {tuner} on {dataset.name}, {shots} shots of each base class."
-    title = f"{tuner} on {dataset.name}"
+    about = f"{clip.name}, {method.label} on {dataset.name}, {shots} shots of each base class."
+    title = f"{method.label} on {dataset.name}"
     report = write_up(results, title=title, about=about, calibrator=names[-1] if names else None)
     return _told(report, write_report(out, report))
 
@@ -294,8 +300,28 @@ def info(progress: Progress) -> Answer:
 COMMANDS = (demo, tune, predict, calibrate, evaluate, report, info)
 
 
+def _by_owner(
+    given: dict[str, Any], regularizers: list[str]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
+    """Options of the tuner, and of each regularizer: those that are written NAME.OPTION."""
+    owners = {regularizer_named(name).name: name for name in regularizers}
+    own: dict[str, Any] = {}
+    others: dict[str, dict[str, Any]] = {name: {} for name in owners.values()}
+    for key, value in given.items():
+        owner, colon, option = key.replace(".", ":").partition(":")
+        if colon and owner not in owners:
+            raise ValueError(f"tune: --set {owner}.{option} needs --regularizer {owner}")
+        (others[owners[owner]] if colon else own)[option or key] = value
+    return own, others
+
+
 def _method(
-    tuner: str, setting: str | None, options: dict[str, Any], epochs: int | None, views: int
+    tuner: str,
+    setting: str | None,
+    options: dict[str, Any],
+    epochs: int | None,
+    views: int,
+    regularizers: dict[str, dict[str, Any]],
 ) -> Method:
     cls = by_name(tuner)
     recipe = cls.recipe
@@ -307,7 +333,11 @@ def _method(
         options, recipe = {**chosen.arguments, **options}, chosen.recipe
     if epochs is not None:
         recipe = replace(recipe, epochs=epochs)
-    return Method(tuner, options, recipe, views)
+    return Method(tuner, options, recipe, views, regularizers=regularizers)
+
+
+def _words(text: str) -> list[str]:
+    return [word for word in text.split(",") if word]
 
 
 def _seeds(text: str) -> list[int]:

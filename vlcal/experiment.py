@@ -7,6 +7,7 @@ import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -14,6 +15,7 @@ import torch
 from torch import Tensor
 
 from vlcal import ops
+from vlcal import regularizers as terms
 from vlcal._files import append_line, sha256_of
 from vlcal.calibrators import calibrator as calibrator_named
 from vlcal.clip import CLIP
@@ -25,8 +27,9 @@ from vlcal.info import versions
 from vlcal.metrics import convention as convention_named
 from vlcal.prediction import predict
 from vlcal.protocols import Task
+from vlcal.regularizers import Regularizer
 from vlcal.reports.rows import read_rows
-from vlcal.training import fit
+from vlcal.training import fit, setup_of
 from vlcal.tuners import (
     FeatureBatches,
     Recipe,
@@ -58,6 +61,8 @@ class Method:
         views: augmented passes whose image features are stored and trained on; 0 encodes a new
             augmentation in every epoch.
         augmentation: options of `vlcal.data.transforms.training`.
+        regularizers: names of `vlcal.regularizers.REGULARIZERS`, each with arguments of its
+            constructor; what is not given is what its paper uses with this tuner.
     """
 
     tuner: str = "coop"
@@ -65,14 +70,32 @@ class Method:
     recipe: Recipe = field(default_factory=Recipe)
     views: int = 0
     augmentation: Mapping[str, Any] = field(default_factory=dict)
+    regularizers: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         check_options(self.cls, self.options)
+        for name, options in self.regularizers.items():
+            terms.check_options(name, options)
 
     @property
     def cls(self) -> type[Tuner]:
         """The tuner's class."""
         return by_name(self.tuner)
+
+    @property
+    def label(self) -> str:
+        """The tuner and its regularizers, as in "coop+dor"."""
+        return "+".join([self.tuner, *(terms.regularizer(name).name for name in self.regularizers)])
+
+    def make_regularizers(self, task: Task) -> list[Regularizer]:
+        """The regularizers, not yet prepared; they may ask for the names of the new classes."""
+        own = task.tuning.classes.names
+        tested = [name for part in task.tests.values() for name in part.classes.names]
+        new = [name for name in dict.fromkeys(tested) if name not in own]
+        return [
+            terms.make(name, options, tuner=self.cls.name, new_names=new)
+            for name, options in self.regularizers.items()
+        ]
 
     def make(self, clip: CLIP, task: Task) -> Tuner:
         """The untrained tuner; where its constructor draws, the task's seed decides."""
@@ -150,11 +173,13 @@ def run(
     report = progress or (lambda stage, done, total: None)
     known = {name: calibrator_named(name) for name in calibrators}
     convention = convention_named(convention).name
-    setting = {"format": FORMAT, "shots": task.shots, "seed": task.seed, **_facts(method)}
+    regularizers = method.make_regularizers(task)
+    facts = _facts(method, regularizers)
+    setting = {"format": FORMAT, "shots": task.shots, "seed": task.seed, **facts}
     key = sha256_of(task.content(), clip.fingerprint(), setting)
-    name = f"{task.dataset}-{method.tuner}-{task.shots}shots-seed{task.seed}-{key[:12]}"
+    name = f"{task.dataset}-{method.label}-{task.shots}shots-seed{task.seed}-{key[:12]}"
     home = Path(folder) / "runs" / name
-    tuner = _tuned(task, clip, method, home, report)
+    tuner = _tuned(task, clip, method, regularizers, home, report)
     val = _predicted(home / "val.safetensors", tuner, task.tuning, task.tuning.val, report)
     tests = {
         split: _predicted(home / f"{split}.safetensors", tuner, part, part.test, report)
@@ -166,29 +191,42 @@ def run(
         "shots": task.shots,
         "seed": task.seed,
         "clip": clip.name,
-        **{name: value for name, value in _facts(method).items() if name != "tuner"},
+        **{name: value for name, value in facts.items() if name != "tuner"},
         "convention": convention,
         "versions": versions(),
     }
-    measured = list(_measure(method.tuner, key, about, val, tests, known))
+    measured = list(_measure(method.label, key, about, val, tests, known))
     _append(Path(folder) / RESULTS, [each.row for each in measured])
     return Result(task, home, measured)
 
 
-def _facts(method: Method) -> dict[str, Any]:
-    return {
+def _facts(method: Method, regularizers: Sequence[Regularizer]) -> dict[str, Any]:
+    facts = {
         "tuner": method.tuner,
         "options": dict(method.options),
         "recipe": asdict(method.recipe),
         "views": method.views,
         "augmentation": dict(method.augmentation),
     }
+    # absent without any, so that runs from before there were regularizers are found again
+    named = {"regularizers": [each.identity() for each in regularizers]}
+    return facts | (named if regularizers else {})
 
 
-def _tuned(task: Task, clip: CLIP, method: Method, home: Path, report: Progress) -> Tuner:
+def _tuned(
+    task: Task,
+    clip: CLIP,
+    method: Method,
+    regularizers: Sequence[Regularizer],
+    home: Path,
+    report: Progress,
+) -> Tuner:
     if (home / "config.json").is_file():
         return load_tuner(home, clip)
     tuner = method.make(clip, task)
+    for each in regularizers:
+        each.check(setup_of(tuner))
+        each.progress = partial(report, f"prepare {each.name}")
     if any(parameter.requires_grad for parameter in tuner.parameters()):
         batches = _batches(task, clip, method, home.parent.parent, report)
         epochs = method.recipe.epochs
@@ -198,9 +236,21 @@ def _tuned(task: Task, clip: CLIP, method: Method, home: Path, report: Progress)
 
         checkpoint = home / "unfinished.safetensors"
         checkpoint.parent.mkdir(parents=True, exist_ok=True)
-        fit(tuner, batches, method.recipe, seed=task.seed, progress=step, checkpoint=checkpoint)
+        fit(
+            tuner,
+            batches,
+            method.recipe,
+            regularizers,
+            seed=task.seed,
+            progress=step,
+            checkpoint=checkpoint,
+        )
         save_tuner(tuner, home)
         checkpoint.unlink(missing_ok=True)
+    elif regularizers:
+        raise ValueError(
+            f"{method.label}: {method.tuner} learns nothing, so no regularizer can act"
+        )
     else:
         save_tuner(tuner, home)
     return tuner

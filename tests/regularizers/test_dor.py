@@ -5,7 +5,7 @@ import torch
 
 from vlcal.regularizers import DOR, Setup
 from vlcal.regularizers.outliers import word_features
-from vlcal.tuners import CoOp, Tuner
+from vlcal.tuners import CoOp, Tuner, ZeroShot
 from vlcal.types import ClassSet, Outputs
 
 from .conftest import BASE, WORDS
@@ -220,10 +220,11 @@ class Fixed(Tuner):
             lambda clip: CoOp(clip, BASE, n_ctx=4, class_specific=True),
             "dor: needs features of any word, but coop: a class-specific context belongs to its 4",
         ),
+        (lambda clip: ZeroShot(clip, BASE), "dor: the text features are not learned"),
     ],
-    ids=["fixed", "class-specific"],
+    ids=["fixed", "class-specific", "zero-shot"],
 )
-def test_a_tuner_without_open_vocabulary_is_refused_before_anything_is_encoded(
+def test_a_tuner_that_learns_no_words_is_refused_before_anything_is_encoded(
     clip, make, message, tmp_path
 ):
     setup = Setup(clip, BASE, make(clip).encode_text)

@@ -2,16 +2,16 @@
 
 import os
 import signal
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 import torch
 
 from vlcal.regularizers import DOR, REGULARIZERS, Knowledge, Regularizer, make
 from vlcal.regularizers.base import zero_shot_features
-from vlcal.training import fit
-from vlcal.tuners import CoOp, FeatureBatches, Recipe, Tuner
-from vlcal.types import ClassSet, Outputs
+from vlcal.training import fit, setup_of
+from vlcal.tuners import TUNERS, CoOp, FeatureBatches, Recipe, Tuner
+from vlcal.types import Batch, ClassSet, Outputs
 
 from .conftest import BASE, WORDS
 
@@ -104,6 +104,22 @@ def test_a_tuner_without_open_vocabulary_is_refused_before_the_first_step(clip):
     with pytest.raises(NotImplementedError, match="fixed: has no open vocabulary"):
         fit(Fixed(clip, BASE), loader(), SHORT, [dor()], progress=lambda *at: seen.append(at))
     assert seen == []
+
+
+@pytest.mark.parametrize("cls", TUNERS, ids=lambda cls: cls.name)
+def test_every_tuner_takes_dor_or_says_why_not(clip, cls):
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    batch = Batch(images, torch.arange(4), torch.arange(4))
+    tuner, seen = cls(clip, BASE), []
+    recipe = replace(cls.recipe, epochs=2, lr=1e-3)
+    try:
+        dor().check(setup_of(tuner))
+    except NotImplementedError as error:
+        assert "not learned" in str(error) and cls.name in ("zero_shot", "vpt")
+        return
+    term = dor(template="a bad drawing of some {}.")
+    fit(tuner, [batch], recipe, [term], progress=lambda *at: seen.append(at[2]["dor"]))
+    assert len(seen) == 2 and all(0 < value < 16 for value in seen)
 
 
 # -- knowledge

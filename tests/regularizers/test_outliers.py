@@ -50,9 +50,9 @@ def test_a_prompt_fits_up_to_the_last_position(clip, more):
     assert fitting(clip, [prompt]).tolist() == [not more]
 
 
-def test_an_interrupted_encoding_resumes_and_ends_with_the_same_features(clip, monkeypatch):
+def test_interrupted_encoding_ends_with_the_same_features(clip, monkeypatch, tmp_path):
     monkeypatch.setattr(outliers, "SHARD", 8)
-    whole = word_features(clip, WORDS, PHRASE, cache="whole").clone()
+    whole = word_features(clip, WORDS, PHRASE, cache=str(tmp_path / "whole")).clone()
     encoded = []
     encode = outliers._encode
 

@@ -45,6 +45,15 @@ def make(
     Raises:
         ValueError: an unknown name or option; the message lists the known ones.
     """
+    cls = check_options(name, options)
+    given = dict(cls.published.get(tuner, cls.published.get("*", {}))) | dict(options)
+    if "new_names" in inspect.signature(cls).parameters:
+        given.setdefault("new_names", tuple(new_names))
+    return cls(**given)
+
+
+def check_options(name: str, options: Iterable[str]) -> type[Regularizer]:
+    """The regularizer of this name, if it has these options."""
     cls = regularizer(name)
     known = list(inspect.signature(cls).parameters)
     for option in options:
@@ -52,10 +61,7 @@ def make(
             raise ValueError(
                 f"{cls.name}: unknown option {option!r}; known: {', '.join(known) or 'none'}"
             )
-    given = dict(cls.published.get(tuner, cls.published.get("*", {}))) | dict(options)
-    if "new_names" in known:
-        given.setdefault("new_names", tuple(new_names))
-    return cls(**given)
+    return cls
 
 
 __all__ = [
@@ -65,6 +71,7 @@ __all__ = [
     "Knowledge",
     "Regularizer",
     "Setup",
+    "check_options",
     "make",
     "regularizer",
 ]

@@ -46,12 +46,15 @@ class Regularizer:
     progress: Callable[[int, int], None] | None = None
     """Called with parts done and parts in all while `prepare` works."""
 
-    def prepare(self, setup: Setup) -> None:
-        """Get ready for a training; called once, before its first step.
+    def check(self, setup: Setup) -> None:
+        """Refuse a tuner that the method cannot run on; quick, and called before anything else.
 
         Raises:
-            NotImplementedError: the method cannot run on this tuner; the message says why.
+            NotImplementedError: the message says why.
         """
+
+    def prepare(self, setup: Setup) -> None:
+        """Get ready for a training; called once, before its first step."""
 
     def logits(self, out: Outputs) -> Tensor:
         """The logits [B, C] that the loss of this step is computed from."""

@@ -127,13 +127,13 @@ class DOR(Regularizer):
 
     # -- before the first step
 
-    def prepare(self, setup: Setup) -> None:
-        """Choose the outliers for these classes, and start a new pass through them.
+    def check(self, setup: Setup) -> None:
+        """Refuse a tuner that cannot encode words beyond its classes."""
+        check_open(self.name, setup)
 
-        Raises:
-            NotImplementedError: the tuner cannot encode words beyond its classes.
-        """
-        check_open("dor", setup)
+    def prepare(self, setup: Setup) -> None:
+        """Choose the outliers for these classes, and start a new pass through them."""
+        self.check(setup)
         template = self.template or setup.classes.template
         words, features = self._outliers(setup, template)
         keep = encodable(setup, words)

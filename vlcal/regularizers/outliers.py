@@ -152,17 +152,19 @@ def ranked(
     return ops.rank_vocabulary(features, towards, k, reduce=reduce).index
 
 
-@torch.no_grad()
+@torch.enable_grad()
 def check_open(who: str, setup: Setup) -> None:
-    """Refuse a tuner that has no features for a word that is none of its classes.
+    """Refuse a tuner that learns nothing about a word that is none of its classes.
 
     Raises:
-        NotImplementedError: with the tuner's own sentence.
+        NotImplementedError: with the tuner's own sentence if it has one.
     """
     try:
-        setup.encode_text(["no class"])
+        features = setup.encode_text(["no class"])
     except (NotImplementedError, ValueError) as error:
         raise NotImplementedError(f"{who}: needs features of any word, but {error}") from error
+    if not features.requires_grad:
+        raise NotImplementedError(f"{who}: the text features are not learned, nothing to hold back")
 
 
 @torch.no_grad()

@@ -185,8 +185,9 @@ class _Run:
             for regularizer in self.regularizers:
                 out = out._replace(logits=regularizer.logits(out))
             losses = self.tuner.losses(out, batch.labels.to(device, non_blocking=True))
+            encode_text = self.tuner.step_encoder(out)
             for regularizer in self.regularizers:
-                losses[regularizer.name] = regularizer.penalty(out, self.tuner.encode_text)
+                losses[regularizer.name] = regularizer.penalty(out, encode_text)
         return losses
 
     def average(self, losses: dict[str, Tensor], weight: float) -> dict[str, float]:

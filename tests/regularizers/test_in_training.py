@@ -10,7 +10,7 @@ import torch
 from vlcal.regularizers import DOR, REGULARIZERS, Knowledge, Regularizer, make
 from vlcal.regularizers.base import zero_shot_features
 from vlcal.training import fit, setup_of
-from vlcal.tuners import TUNERS, CoOp, FeatureBatches, Recipe, Tuner
+from vlcal.tuners import TUNERS, CoCoOp, CoOp, FeatureBatches, Recipe, Tuner
 from vlcal.types import Batch, ClassSet, Outputs
 
 from .conftest import BASE, WORDS
@@ -120,6 +120,21 @@ def test_every_tuner_takes_dor_or_says_why_not(clip, cls):
     term = dor(template="a bad drawing of some {}.")
     fit(tuner, [batch], recipe, [term], progress=lambda *at: seen.append(at[2]["dor"]))
     assert len(seen) == 2 and all(0 < value < 16 for value in seen)
+
+
+def test_words_are_read_under_the_context_of_the_image(clip):
+    tuner = CoCoOp(clip, BASE).train()
+    images = torch.nn.functional.normalize(torch.randn(2, 16), dim=-1)
+    with torch.no_grad():
+        tuner.meta_net.expand.bias.normal_()
+    term = dor()
+    term.prepare(setup_of(tuner))
+    out = tuner(images)
+    features = tuner.step_encoder(out)(BASE.names)
+    logits = clip.logit_scale * images[1] @ features.T
+    torch.testing.assert_close(logits, out.logits[1], rtol=0, atol=1e-4)
+    term.penalty(out, tuner.step_encoder(out)).backward()
+    assert bool(tuner.context.ctx.grad.any()) and bool(tuner.meta_net.expand.bias.grad.any())
 
 
 # -- knowledge

@@ -61,7 +61,10 @@ class Regularizer:
         return out.logits
 
     def penalty(self, out: Outputs, encode_text: EncodeText) -> Tensor:
-        """A scalar that is added to the loss under the method's name."""
+        """A scalar that is added to the loss under the method's name.
+
+        `encode_text` is the tuner's function for this step: its context may depend on the images.
+        """
         return out.logits.new_zeros(())
 
     def identity(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from vlcal.clip import CLIP
+from vlcal.regularizers import EncodeText
 from vlcal.types import Batch, ClassSet, Outputs
 
 
@@ -183,6 +184,10 @@ class Tuner(nn.Module):
 
     def on_epoch_end(self, epoch: int, epochs: int) -> None:
         """Do something after epoch `epoch` (counted from 0) of `epochs`."""
+
+    def step_encoder(self, out: Outputs) -> EncodeText:
+        """What regularizers encode words with, in the step whose outputs these are."""
+        return self.encode_text
 
     def training_state(self) -> dict[str, Tensor]:
         """What the next step depends on beside what is learned, as the tensors that hold it.

@@ -5,13 +5,14 @@ Zhou et al., "Conditional Prompt Learning for Vision-Language Models", CVPR 2022
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from vlcal.clip import CLIP, unit
+from vlcal.regularizers import EncodeText
 from vlcal.tuners.base import Recipe, Setting
 from vlcal.tuners.coop import CoOp
 from vlcal.tuners.linear import seeded_linear
@@ -70,6 +71,15 @@ class CoCoOp(CoOp):
             total = total + features.sum(0)
         text_features = unit(total) if self.training else self.text_features()
         return Outputs(torch.cat(logits), image_features, text_features)
+
+    def step_encoder(self, out: Outputs) -> EncodeText:
+        """Words under the context of the batch's last image, as in the published DOR code."""
+
+        def encode(words: Sequence[str]) -> Tensor:
+            shift = self.meta_net(out.image_features[-1:].to(self.context.ctx.dtype))
+            return unit(self.context(self.context.tokenize(words), shift)[0])
+
+        return encode
 
     def _conditioned(self, image_features: Tensor) -> Tensor:
         """Unit features [B, C, D] of the classes under each image's context."""

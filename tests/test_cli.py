@@ -110,8 +110,11 @@ def test_options_reach_the_tuner_and_each_regularizer(capsys, monkeypatch, tmp_p
     monkeypatch.setattr("vlcal.commands.run", stop)
     given = ["n_ctx=4", "dor.top_k=100", "dor.weight=2", "dor.rank=max", "knowledge.weight=3"]
     sets = [word for each in given for word in ("--set", each)]
-    run(capsys, "tune", "coop", "--dor", "--regularizer", "knowledge", *sets, "--out", tmp_path)
-    (method,) = seen
+    words = ["--dor", "--regularizer", "knowledge", *sets, "--out", tmp_path]
+    run(capsys, "tune", "coop", *words)
+    run(capsys, "tune", *words, "--tuner", "coop")
+    method, again = seen
+    assert again == method
     assert method.label == "coop+dor+knowledge" and dict(method.options) == {"n_ctx": 4}
     assert method.regularizers == {
         "dor": {"top_k": 100, "weight": 2, "rank": "max"},

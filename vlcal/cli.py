@@ -92,11 +92,15 @@ def _take(argv: list[str], flag: str) -> bool:
 
 
 def _normalized(argv: list[str], commands: dict[str, Callable[..., Any]]) -> list[str]:
-    """Hyphens and underscores alike, `--set key=value`, and switches without a value."""
-    switches = set()
+    """Hyphens and underscores alike, `--set key=value`, switches without a value, flags in front.
+
+    What a command requires may also be written as a flag: `tune --tuner coop` is `tune coop`.
+    """
+    switches, required = set(), set()
     if argv and argv[0] in commands:
         parameters = inspect.signature(commands[argv[0]], eval_str=True).parameters.values()
         switches = {f"--{p.name}" for p in parameters if p.annotation is bool}
+        required = {f"--{p.name}" for p in parameters if p.default is p.empty} - {"--progress"}
     words: list[str] = []
     rest = iter(argv)
     for word in rest:
@@ -108,6 +112,10 @@ def _normalized(argv: list[str], commands: dict[str, Callable[..., Any]]) -> lis
         if word.startswith("--"):
             flag, equals, value = word.partition("=")
             word = flag.replace("-", "_").replace("__", "--", 1) + equals + value
+        flag, equals, value = word.partition("=")
+        if flag in required:
+            words.insert(1, value if equals else next(rest, ""))
+            continue
         words.append(word + "=true" if word in switches else word)
     return words
 

@@ -82,7 +82,8 @@ def tune(
     """Tune on the base classes of a dataset and measure base and new classes, calibrated or not.
 
     Args:
-        tuner: zero_shot, coop, or package.module:Class.
+        tuner: zero_shot, coop, cocoop, proda, vpt, kgcoop, ivlp, maple, prograd, promptsrc, or
+            package.module:Class.
         data: name of a dataset, or the path of a folder with one folder of images per class.
         root: the folder that holds the datasets.
         model: icons (bundled), or the name of an open_clip architecture.

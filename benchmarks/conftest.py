@@ -98,6 +98,7 @@ class Bench:
         error: Callable[[Any], float] | None = None,
         memory: bool = True,
         work: tuple[float, str] | None = None,
+        rounds: int = 5,
     ) -> list[Timing]:
         """Time the providers in turn and keep one row each; the first is the one under test.
 
@@ -108,13 +109,14 @@ class Bench:
             error: distance of a provider's result from the truth, reported in its row.
             memory: measure the peak of each.
             work: operations (a multiply-add is two) and the unit that does ours, as in `peaks`.
+            rounds: at least; fewer where a call takes many seconds.
         """
         first = providers[0]
         if (op, first.isa, first.threads) not in self.checked:
             raise AssertionError(f"{op}: not checked; a kernel is timed after its gate only")
         ready = [provider for provider in providers if self._can_run(provider)]
         errors = [self._first_run(provider, error) for provider in ready]
-        timings = measure.interleaved(ready, self.seconds, rounds=5)
+        timings = measure.interleaved(ready, self.seconds, rounds)
         for provider, timing, wrong in zip(ready, timings, errors, strict=True):
             row = self._row(op, workload, first, provider, timing)
             row["clock"], row["error"] = measure.clock_of(ready), wrong
@@ -127,6 +129,16 @@ class Bench:
                 row["peak_mib"] = "" if peak is None else f"{peak:.1f}"
             self.taken.append(row)
         return timings
+
+    def once(self, op: str, workload: Workload, provider: Provider) -> None:
+        """Time one call, which is too long for rounds, and keep its row."""
+        if (op, provider.isa, provider.threads) not in self.checked:
+            raise AssertionError(f"{op}: not checked; a kernel is timed after its gate only")
+        seconds, peak = measure.once(provider)
+        row = self._row(op, workload, provider, provider, Timing([seconds], [1.0]))
+        row["clock"] = "cpu"
+        row["peak_mib"] = "" if peak is None else f"{peak:.1f}"
+        self.taken.append(row)
 
     def _first_run(self, provider: Provider, error: Callable[[Any], float] | None) -> str:
         with measure.settings(provider.threads, provider.isa):

@@ -143,6 +143,23 @@ def _time(run: Callable[[], Any], repeat: int, clock: Callable[[], float]) -> fl
     return max(clock() - start, 1e-9) / repeat
 
 
+def once(provider: Provider) -> tuple[float, float | None]:
+    """CPU seconds of one call, and its MiB as in `peak_mib`, for calls too long to repeat.
+
+    The child makes no call before the one that counts, and takes as long as it needs.
+
+    Raises:
+        RuntimeError: the child gave no answer.
+    """
+    if not os.path.exists("/proc/self/clear_refs"):
+        return _time(provider.run, 1, CLOCKS["cpu"]), None
+    answer = _in_child(lambda: _seconds_and_growth(provider), None)
+    if answer is None:
+        raise RuntimeError(f"{provider.name}: the process that ran it once died without an answer")
+    seconds, grown = answer.split()
+    return float(seconds), float(grown)
+
+
 def peak_mib(provider: Provider) -> float | None:
     """MiB above its inputs that one call needs: growth of the resident peak in a forked child.
 
@@ -151,6 +168,12 @@ def peak_mib(provider: Provider) -> float | None:
     nor earlier peaks hide an allocation, and runs it again. It has one thread, because OpenMP pools
     do not survive a fork. None where this cannot be measured.
     """
+    answer = _in_child(lambda: _second_growth(provider), CHILD_SECONDS)
+    return None if answer is None else float(answer)
+
+
+def _in_child(work: Callable[[], str], most_seconds: float | None) -> str | None:
+    """What `work` answers in a forked child; None if it fails, takes too long or cannot be read."""
     if not os.path.exists("/proc/self/clear_refs"):
         return None
     reader, writer = os.pipe()
@@ -158,34 +181,38 @@ def peak_mib(provider: Provider) -> float | None:
         warnings.simplefilter("ignore")
         child = os.fork()
     if child == 0:
-        _measure_in_child(provider, writer)
+        try:
+            os.write(writer, work().encode())
+        finally:
+            os._exit(0)
     os.close(writer)
     try:
-        if not select.select([reader], [], [], CHILD_SECONDS)[0]:
+        if not select.select([reader], [], [], most_seconds)[0]:
             os.kill(child, signal.SIGKILL)
             return None
-        answer = os.read(reader, 64)
+        return os.read(reader, 64).decode() or None
     finally:
         os.close(reader)
         os.waitpid(child, 0)
-    return float(answer) if answer else None
 
 
-def _measure_in_child(provider: Provider, writer: int) -> None:
-    try:
-        with settings(1, provider.isa):
-            provider.run()
-            gc.collect()
-            ctypes.CDLL(None).malloc_trim(0)
-            with open("/proc/self/clear_refs", "w") as file:
-                file.write("5")
-            before = _status("VmRSS")
-            result = provider.run()
-            grown = _status("VmHWM") - before
-            del result
-        os.write(writer, f"{max(grown, 0) / 1024:.2f}".encode())
-    finally:
-        os._exit(0)
+def _second_growth(provider: Provider) -> str:
+    with settings(1, provider.isa):
+        provider.run()
+    return _seconds_and_growth(provider).split()[1]
+
+
+def _seconds_and_growth(provider: Provider) -> str:
+    with settings(1, provider.isa):
+        gc.collect()
+        ctypes.CDLL(None).malloc_trim(0)
+        with open("/proc/self/clear_refs", "w") as file:
+            file.write("5")
+        before, start = _status("VmRSS"), time.process_time()
+        result = provider.run()
+        seconds, grown = time.process_time() - start, _status("VmHWM") - before
+        del result
+    return f"{seconds:.3f} {max(grown, 0) / 1024:.2f}"
 
 
 def _status(field: str) -> int:

@@ -122,3 +122,9 @@ TRAINING = [
     Workload("1024 x 10k", "a quick ImageNet-21k step", 1024, 10_000),
     Workload("4096 x 10k", "ImageNet-21k", 4096, 10_000, full=True),
 ]
+PROMPTS = [Workload("100 prompts", "a fine-grained data set, 32 images a step", 32, 100)]
+OWN_PROMPTS = [
+    Workload("1k prompts", "ImageNet, 32 images a step", 32, 1000, full=True),
+    Workload("20k prompts, 2 GiB", "ImageNet-21k, in 2 GiB", 32, 20_000, full=True),
+]
+WORDS = [Workload("1k words", "a class list, or a hundredth of WordNet's nouns", 1000)]

@@ -99,3 +99,12 @@ def test_clip_like_rows_share_a_cone():
     cosine = (features @ features.T).fill_diagonal_(0).sum() / (500 * 499)
     assert cosine == pytest.approx(0.75, abs=0.02)
     torch.testing.assert_close(features.norm(dim=-1), torch.ones(500))
+
+
+def test_a_target_that_was_missed_has_its_reason():
+    row = {**dict.fromkeys(rows.COLUMNS, ""), "op": "new", "workload": "w", "target": "6"}
+    ours = {**row, "gops": "40", "unit": "int8", "unit_peak": "50"}
+    assert rows.reason(ours, {**row, "ratio": "6.1"}) == ""
+    needed = rows.reason(ours, {**row, "ratio": "4"})
+    assert needed == "needs 60 int8 GOP/s, does 40; the core's peak is 50"
+    assert rows.reason(row, {**row, "ratio": "4", "op": "knn"}) == rows.REASONS["knn"]

@@ -122,6 +122,8 @@ def check_step(bench, op, method, options):
     ids=["coop", "cocoop"],
 )
 def bench_step(bench, method, options, images, workload):
+    if images and not bench.full:
+        pytest.skip("large workload: --full runs it")
     op = f"{method.name}_step"
     check_step(bench, op, method, options)
     tuner = method(clip(), ClassSet(tuple(names(workload.classes))), **options)

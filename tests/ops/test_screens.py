@@ -146,6 +146,28 @@ def test_any_number_of_queries_and_threads(n_queries, threads):
     assert torch.equal(found.index, knn(queries, keys, 7, backend="reference").index)
 
 
+@pytest.mark.parametrize("threads", [2, 3])
+@pytest.mark.parametrize("order", ["as drawn", "nearest last"])
+def test_slices_of_the_keys_that_share_their_thresholds_lose_nothing(kernels, threads, order):
+    # from 2 x 8192 keys on, few queries are shared among threads by slices of the keys
+    keys, queries, k = rows(40_000, 32), rows(30, 32, seed=1), 9
+    keys[39_990:] = keys[5]  # ties between the first slice and the last
+    queries[0] = keys[5]
+    if order == "nearest last":
+        keys = keys[(keys - queries[1]).square().sum(1).argsort(descending=True)].contiguous()
+    directions = torch.linalg.qr(draw(32, 8)).Q.T.contiguous()
+    expected = reference.knn(queries, keys, k, False)
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(threads)
+        for index in (_native.SearchIndex(keys), _native.SearchIndex(keys, directions=directions)):
+            index.pack()
+            for _ in range(3):
+                assert_found(index, queries, expected)
+    finally:
+        torch.set_num_threads(before)
+
+
 def test_directions_hold_most_of_clustered_rows_and_nothing_of_the_sphere():
     assert _directions.leading_directions(draw(5000, 256)) is None
     low = draw(5000, 24) @ draw(24, 256, seed=1) + 0.01 * draw(5000, 256, seed=2)

@@ -233,6 +233,18 @@ def test_compiles_without_a_graph_break():
         assert torch.equal(got, expected)
 
 
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16])
+def test_one_bad_value_anywhere_is_seen(bad, dtype):
+    values = torch.full((3, 100_003), 1e4, dtype=dtype)
+    assert _native.all_finite(values) and _native.all_finite(values[:0])
+    for row, column in ((0, 0), (1, 62_143), (2, 100_002)):  # chunks, and behind the last 16
+        spoiled = values.clone()
+        spoiled[row, column] = bad
+        assert not _native.all_finite(spoiled)
+        assert not _native.all_finite(spoiled.T)
+
+
 @pytest.mark.parametrize("scale", [1.0, 1e-23, 1e-20, 1e19, 1e-3])
 @pytest.mark.parametrize("dim", [1, 7, 40, 77])
 def test_few_queries_find_the_exact_neighbors_at_every_scale(kernels, dim, scale):

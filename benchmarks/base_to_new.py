@@ -31,6 +31,8 @@ PHRASE = "an icon of a"
 DEPTH = {"prompt_depth": 3, "prompt_depth_vision": 6}
 PLAIN = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0}
 CALIBRATORS = ("ts", "dac")
+# outliers stay where the phrase of the model puts them: "a photo of a" means nothing to it
+DOR = {"template": PHRASE + " {}."}
 
 # options and recipe where they differ from the setting
 METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
@@ -59,7 +61,7 @@ def method(tuner: str, dor: bool) -> Method:
         recipe=replace(setting.recipe, **recipe),
         views=1,
         augmentation=PLAIN,
-        regularizers={"dor": {}} if dor else {},
+        regularizers={"dor": DOR} if dor else {},
     )
 
 

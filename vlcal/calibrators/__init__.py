@@ -2,7 +2,14 @@
 
 import importlib
 
-from vlcal.calibrators.base import Calibrator, Chain, FittedOnTest, NotFitted
+from vlcal.calibrators.base import (
+    Calibrator,
+    Chain,
+    FittedOnTest,
+    NewClasses,
+    NotFitted,
+    RowScaling,
+)
 from vlcal.calibrators.distance import DistanceAware
 from vlcal.calibrators.storage import load_calibrator, save_calibrator
 from vlcal.calibrators.temperature import TemperatureScaling
@@ -37,7 +44,9 @@ __all__ = [
     "Chain",
     "DistanceAware",
     "FittedOnTest",
+    "NewClasses",
     "NotFitted",
+    "RowScaling",
     "TemperatureScaling",
     "calibrator",
     "load_calibrator",

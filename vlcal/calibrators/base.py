@@ -22,7 +22,15 @@ class NotFitted(ValueError):
 
 
 class FittedOnTest(VlcalWarning):
-    """The predictions to calibrate are those the calibrator was fitted on."""
+    """The predictions to calibrate are those the calibrator was fitted on.
+
+    Only calibrators that read labels warn: without labels nothing of the answers can leak into the
+    calibrated predictions, and classes are often compared with themselves on purpose.
+    """
+
+
+class NewClasses(ValueError):
+    """The predictions have other classes than those a one-versus-rest calibrator was fitted on."""
 
 
 class Calibrator(Protocol):
@@ -55,6 +63,47 @@ class Calibrator(Protocol):
     def transform(self, test: Predictions) -> Predictions:
         """Calibrated predictions; `test` stays as it is."""
         ...
+
+    def predict_proba(self, test: Predictions) -> Tensor:
+        """Calibrated probabilities [N, C], as the method gives them; `test` stays as it is."""
+        ...
+
+
+class RowScaling:
+    """Calibrators that only multiply rows of logits by positive factors; they define `scale`.
+
+    Predictions without stored logits get the factors recorded, so nothing N x C is made before the
+    fused operations read them. No predicted class changes.
+    """
+
+    name: ClassVar[str]
+    fitted_on_: str | None = None
+
+    def scale(self, test: Predictions) -> tuple[Tensor | None, Tensor | None]:
+        """Factors of rows, [N] or one for all, and factors by predicted class [C]; None is 1."""
+        raise NotImplementedError
+
+    def transform(self, test: Predictions) -> Predictions:
+        """The same predictions, every row of logits times its factor."""
+        row, predicted = self.scale(test)
+        warn_if_seen(self.name, self.fitted_on_, test)
+        return test.scaled(row=row, predicted=predicted)
+
+    def predict_proba(self, test: Predictions) -> Tensor:
+        """Softmax of the scaled logits, [N, C]; `transform` is the way that does not make them."""
+        return probabilities(self.transform(test))
+
+
+def probabilities(predictions: Predictions) -> Tensor:
+    """Softmax of the logits in blocks of rows: [N, C] float32, float64 for float64 logits.
+
+    Logits closer than the rounding of a probability may tie; those of `predictions` decide.
+    """
+    blocks = [
+        block.to(torch.promote_types(block.dtype, torch.float32)).softmax(-1)
+        for _, block in predictions.blocks()
+    ]
+    return torch.cat(blocks) if blocks else torch.zeros(0, predictions.n_classes)
 
 
 @dataclass
@@ -99,12 +148,45 @@ class Chain:
             test = step.transform(test)
         return test
 
+    def predict_proba(self, test: Predictions) -> Tensor:
+        """Probabilities [N, C] of the last step on what those before it made."""
+        if not self.steps:
+            return probabilities(test)
+        return self.steps[-1].predict_proba(Chain(self.steps[:-1]).transform(test))
+
 
 def need(who: str, predictions: Predictions, *fields: str) -> None:
     """Raise a ValueError that names the first of these fields the predictions lack."""
     for name in fields:
         if getattr(predictions, name) is None:
             raise ValueError(f"{who}: needs predictions with {name}, got none")
+
+
+def refuse_new_classes(
+    who: str, class_names: tuple[str, ...] | None, n_classes: int, test: Predictions
+) -> None:
+    """Raise `NewClasses` unless `test` has the classes of `fit`, in their order.
+
+    Args:
+        who: name of the calibrator, for the message.
+        class_names: names of the classes of `fit`; None if they had none.
+        n_classes: how many there were.
+        test: predictions to calibrate; without names on both sides only the number can be compared.
+    """
+    why = ""
+    if class_names is not None and test.class_names is not None:
+        new = [name for name in test.class_names if name not in set(class_names)]
+        if new:
+            why = f"{new[0]!r} is not one of them ({len(new)} new classes in all)"
+        elif test.class_names != class_names:
+            why = "these predictions have a part of them, or another order"
+    elif test.n_classes != n_classes:
+        why = f"these predictions have {test.n_classes}"
+    if why:
+        raise NewClasses(
+            f"{who}: learned a map for each of the {n_classes} classes of fit, and {why}; "
+            "ts, dac, cac, sals and mir handle new classes"
+        )
 
 
 def content_hash(predictions: Predictions, rows: int = 64) -> str:

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import normalize
 
-from vlcal.calibrators.base import NotFitted, need
+from vlcal.calibrators.base import NotFitted, RowScaling, need
 from vlcal.ops import knn
 from vlcal.types import Predictions
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class DistanceAware:
+class DistanceAware(RowScaling):
     """Scale the logits of each image by how far tuning moved its predicted class.
 
     The factor of class c is exp(d0(c) - d(c)), where d and d0 are the mean distances from c to its
@@ -115,11 +115,6 @@ class DistanceAware:
         elif self.exempt == "distance":
             factor = torch.where(nearest < self.same_class, 1.0, factor)
         return None, factor
-
-    def transform(self, test: Predictions) -> Predictions:
-        """The same predictions, every row of logits times the factor of its predicted class."""
-        row, predicted = self.scale(test)
-        return test.scaled(row=row, predicted=predicted)
 
     def _features(self, predictions: Predictions) -> tuple[Tensor, Tensor]:
         need("dac", predictions, "text_features", "zero_shot")

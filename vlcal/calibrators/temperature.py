@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import Tensor
 
-from vlcal.calibrators.base import NotFitted, content_hash, need, warn_if_seen
+from vlcal.calibrators.base import NotFitted, RowScaling, content_hash, need
 from vlcal.types import BLOCK_BYTES, NoSamplesError, Predictions, VlcalWarning
 
 if TYPE_CHECKING:
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 
 @dataclass
-class TemperatureScaling:
+class TemperatureScaling(RowScaling):
     """Divide all logits by the temperature that minimizes the validation NLL.
 
     The NLL is convex in the inverse temperature, so its derivative has one root; a Newton iteration
@@ -73,12 +73,6 @@ class TemperatureScaling:
         if self.temperature_ is None:
             raise NotFitted("ts: fit comes before transform")
         return torch.tensor(1 / self.temperature_, dtype=torch.float64), None
-
-    def transform(self, test: Predictions) -> Predictions:
-        """The same predictions with all logits divided by the temperature."""
-        row, predicted = self.scale(test)
-        warn_if_seen(self.name, self.fitted_on_, test)
-        return test.scaled(row=row, predicted=predicted)
 
     def _solve(self, val: Predictions) -> float:
         low, high = 1 / self.highest, 1 / self.lowest

@@ -4,7 +4,7 @@ A calibrator joins by standing in `CALIBRATORS`; options that change a declarati
 """
 
 import warnings
-from dataclasses import replace
+from dataclasses import fields, replace
 
 import pytest
 import torch
@@ -44,6 +44,11 @@ def every_calibrator(holds=lambda made: True):
 def only_scales(made):
     steps = made.steps if isinstance(made, Chain) else [made]
     return all(isinstance(step, RowScaling) for step in steps)
+
+
+def learns(made):
+    """Whether `fit` keeps anything; what learns nothing may be applied without it."""
+    return isinstance(made, Chain) or any(each.name.endswith("_") for each in fields(made))
 
 
 def world(names, seed, n=300):
@@ -189,11 +194,17 @@ def test_needs_are_what_fit_asks_for(make, val):
             make().fit(replace(stored(val), **{need: None}))
 
 
-@every_calibrator()
+@every_calibrator(learns)
 @pytest.mark.parametrize("method", ["transform", "predict_proba"])
 def test_fit_comes_first(make, fresh, method):
     with pytest.raises(NotFitted, match="fit comes before"):
         getattr(make(), method)(fresh)
+
+
+@every_calibrator(lambda made: not learns(made))
+def test_what_learns_nothing_needs_no_fit(make, val, fresh):
+    fitted, bare = make().fit(val).transform(fresh), make().transform(fresh)
+    assert torch.equal(logits_of(fitted), logits_of(bare))
 
 
 @every_calibrator(lambda made: "labels" in made.needs)

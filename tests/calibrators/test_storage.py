@@ -23,7 +23,7 @@ def test_classes_of_others_are_loaded_only_when_given(tmp_path):
     foreign = Foreign(strength=3.0)
     foreign.knots_ = torch.arange(4)
     save_calibrator(foreign, tmp_path / "f")
-    with pytest.raises(ValueError, match="unknown calibrator 'foreign'; known: ts, dac, chain"):
+    with pytest.raises(ValueError, match=r"unknown calibrator 'foreign'; known: ts, dac, .*chain"):
         load_calibrator(tmp_path / "f")
     again = load_calibrator(tmp_path / "f", classes=(Foreign,))
     assert again.strength == 3.0

@@ -10,11 +10,13 @@ from vlcal.calibrators.base import (
     NotFitted,
     RowScaling,
 )
+from vlcal.calibrators.contrast import ContrastAware
 from vlcal.calibrators.distance import DistanceAware
+from vlcal.calibrators.sample_scaling import SampleAdaptive
 from vlcal.calibrators.storage import load_calibrator, save_calibrator
 from vlcal.calibrators.temperature import TemperatureScaling
 
-CALIBRATORS = (TemperatureScaling, DistanceAware)
+CALIBRATORS = (TemperatureScaling, DistanceAware, ContrastAware, SampleAdaptive)
 
 
 def calibrator(name: str) -> type:
@@ -42,11 +44,13 @@ __all__ = [
     "CALIBRATORS",
     "Calibrator",
     "Chain",
+    "ContrastAware",
     "DistanceAware",
     "FittedOnTest",
     "NewClasses",
     "NotFitted",
     "RowScaling",
+    "SampleAdaptive",
     "TemperatureScaling",
     "calibrator",
     "load_calibrator",

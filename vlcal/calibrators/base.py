@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from vlcal._files import sha256_of
+from vlcal.ops import logit_statistics
 from vlcal.types import Predictions, VlcalWarning
 
 if TYPE_CHECKING:
@@ -44,7 +45,8 @@ class Calibrator(Protocol):
         name: how the calibrator is called in tables and on the command line.
         keeps_argmax: no predicted class changes, ties included.
         handles_new_classes: may be applied to other classes than those of `fit`.
-        needs: fields of `Predictions` that `fit` reads.
+        needs: fields of `Predictions` that `fit` reads; one that learns nothing only checks them,
+            and its `transform` works without `fit`.
     """
 
     @property
@@ -77,7 +79,7 @@ class RowScaling:
     """
 
     name: ClassVar[str]
-    fitted_on_: str | None = None
+    fitted_on_: str | tuple[str, ...] | None = None
 
     def scale(self, test: Predictions) -> tuple[Tensor | None, Tensor | None]:
         """Factors of rows, [N] or one for all, and factors by predicted class [C]; None is 1."""
@@ -104,6 +106,22 @@ def probabilities(predictions: Predictions) -> Tensor:
         for _, block in predictions.blocks()
     ]
     return torch.cat(blocks) if blocks else torch.zeros(0, predictions.n_classes)
+
+
+def plain_features(predictions: Predictions) -> tuple[Tensor, Tensor]:
+    """Features whose products, times `logit_scale`, are the logits: recorded factors included.
+
+    Only for predictions without stored logits. The factors go into the rows of `image_features`;
+    factors by predicted class cost one pass for the predictions.
+    """
+    image, text = predictions.image_features, predictions.text_features
+    assert image is not None and text is not None
+    factor = predictions.row_scale
+    if predictions.predicted_scale is not None:
+        predicted = logit_statistics(image, text, 1.0).argmax
+        by_class = predictions.predicted_scale[predicted]
+        factor = by_class if factor is None else factor * by_class
+    return (image if factor is None else image.float() * factor.float()[:, None]), text
 
 
 @dataclass
@@ -205,9 +223,9 @@ def _bytes(values: Tensor) -> bytes:
     return values.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes()
 
 
-def warn_if_seen(who: str, fitted_on: str | None, test: Predictions) -> None:
-    """Warn loudly if `test` has the content hash of the data of `fit`."""
-    if fitted_on is not None and content_hash(test) == fitted_on:
+def warn_if_seen(who: str, fitted_on: str | tuple[str, ...] | None, test: Predictions) -> None:
+    """Warn loudly if `test` has the content hash of the data of `fit`, or of a part of them."""
+    if fitted_on and content_hash(test) in fitted_on:
         warnings.warn(
             f"{who}: fitted on the very predictions it is applied to, so every number measured on "
             "them is too good; fit on a validation split",

@@ -45,7 +45,7 @@ class TemperatureScaling(RowScaling):
     highest: float = 1e3
 
     temperature_: float | None = field(default=None, init=False)
-    fitted_on_: str | None = field(default=None, init=False, repr=False)
+    fitted_on_: str | tuple[str, ...] | None = field(default=None, init=False, repr=False)
 
     def __post_init__(self) -> None:
         if not 0 < self.lowest < self.highest < math.inf:

@@ -3,7 +3,8 @@
 import torch
 
 from vlcal.ops import bin_statistics
-from vlcal.reports import ClassRow
+from vlcal.reports import ClassRow, cells
+from vlcal.types import Outcomes
 
 HOSTILE = "<script>alert(1)</script>"
 
@@ -33,11 +34,16 @@ def row(tuner="coop", calibrator="none", split="new", seed=1, **fields):
     }
 
 
-def statistics(seed=0, n=1000, over=0.1, n_bins=15):
+def outcomes(seed=0, n=1000, over=0.1):
     generator = torch.Generator().manual_seed(seed)
     confidence = torch.rand(n, generator=generator, dtype=torch.float64).sqrt()
     correct = torch.rand(n, generator=generator, dtype=torch.float64) < confidence - over
-    return bin_statistics(confidence, correct, n_bins)
+    return Outcomes(confidence, correct)
+
+
+def statistics(seed=0, n=1000, over=0.1, n_bins=15):
+    seen = outcomes(seed, n, over)
+    return bin_statistics(seen.confidence, seen.correct, n_bins)
 
 
 def stored(bins):
@@ -60,6 +66,7 @@ def measured(tuner, calibrator, split, over, seed=1):
         mean_confidence=float(bins.confidence.sum()) / bins.n,
         ece=bins.ece(),
         bins=stored(bins),
+        cells=cells.stored(cells.cells_of(outcomes(seed, over=over))),
     )
 
 

@@ -73,8 +73,8 @@ def test_the_policy_allows_the_one_script_by_its_hash(page):
 def test_pictures_in_the_page_are_well_formed_and_share_no_id(page):
     text = page.read_text()
     drawings = re.findall(r"<svg.*?</svg>", text, re.DOTALL)
-    # reliability: two tuners on two halves; histogram, trade-off, classes
-    assert len(drawings) == 4 + 3
+    # reliability: two tuners on two halves; threshold and bins on two; four others
+    assert len(drawings) == 4 + 2 * 2 + 4
     ids = [e.get("id") for d in drawings for e in ElementTree.fromstring(d).iter() if e.get("id")]
     assert len(ids) == len(set(ids))
 

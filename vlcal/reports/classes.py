@@ -20,7 +20,7 @@ class ClassRow:
 
     Args:
         name: the class name, shown as given.
-        base: whether it was tuned on.
+        base: whether it was tuned on; None where classes are not in halves.
         n: images predicted as this class.
         accuracy: share of them that are of this class.
         before: their mean confidence without calibration.
@@ -30,7 +30,7 @@ class ClassRow:
     """
 
     name: str
-    base: bool
+    base: bool | None
     n: int
     accuracy: float
     before: float
@@ -54,7 +54,7 @@ def class_rows(
     before: Outcomes,
     after: Outcomes | None = None,
     *,
-    base: bool | Sequence[bool],
+    base: bool | Sequence[bool] | None,
     proximity: Tensor | None = None,
     nearest: Sequence[str | None] | None = None,
 ) -> list[ClassRow]:
@@ -64,7 +64,7 @@ def class_rows(
         names: C class names.
         before: outcomes with `predicted`.
         after: outcomes of the same images after a calibrator that keeps predictions.
-        base: one answer for all classes, or C.
+        base: one answer for all classes, or C; None where classes are not in halves.
         proximity: [C], of each class to the base classes.
         nearest: C names of nearest base classes.
 
@@ -77,13 +77,13 @@ def class_rows(
         after.predicted is None or not torch.equal(after.predicted, before.predicted)
     ):
         raise ValueError("class_rows: before and after must predict the same classes")
-    halves = [base] * len(names) if isinstance(base, bool) else list(base)
+    halves = list(base) if isinstance(base, Sequence) else [base] * len(names)
     old = class_table(before, len(names))
     new = None if after is None else class_table(after, len(names)).confidence
     return [
         ClassRow(
             name=name,
-            base=bool(halves[label]),
+            base=halves[label],
             n=int(old.count[label]),
             accuracy=float(old.accuracy[label]),
             before=float(old.confidence[label]),

@@ -20,13 +20,19 @@ _DISPLAY = {
     "prograd": "ProGrad",
     "promptsrc": "PromptSRC",
     "none": "uncalibrated",
+    "given": "The model",
     "sals": "SaLS",
 }
 _HALVES = {"base": "base classes", "new": "new classes"}
 
 
 def display(name: str) -> str:
-    """The name of a tuner or calibrator as the papers write it; short unknown ones are acronyms."""
+    """The name of a tuner or calibrator as the papers write it; short unknown ones are acronyms.
+
+    Of names joined by `+`, as in "coop+dor" and "ts+dac", each is written so.
+    """
+    if "+" in name.strip("+"):
+        return "+".join(display(part) for part in name.split("+"))
     return _DISPLAY.get(name, name.upper() if len(name) <= 4 and name.islower() else name)
 
 

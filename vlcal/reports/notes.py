@@ -26,6 +26,22 @@ HOW_TO_READ: tuple[tuple[str, str], ...] = (
         "vertical lines is the overall gap.",
     ),
     (
+        "How to read what a threshold buys",
+        "A model that may stay silent answers only when it is sure enough. From left to right it "
+        "answers more and more, surest first; the height is the share of wrong answers among those "
+        "given. The right end is the error rate of all. The threshold is chosen on the images it "
+        "is shown for, so on other images its precision may be lower. Of a well-calibrated model "
+        "the mean confidence of the answers is their precision, also where no labels are at hand.",
+    ),
+    (
+        "How to read the error at every number of bins",
+        "ECE depends on how many bins there are, and on whether they have equal width or hold "
+        "equally many images. Lines that cross mean that the ranking of methods is a matter of "
+        "that choice. A line rises to the right also by chance alone, because small bins hold few "
+        "images. Bins of equal mass are put together from cells of 0.1 points of confidence or "
+        "less, whose images are never split.",
+    ),
+    (
         "Why do small differences in ECE mean little?",
         "ECE is computed from a sample. Even a perfectly calibrated model has an ECE above 0 "
         "on a finite test set, and the fewer images and the more bins, the higher it is. "

@@ -2,27 +2,34 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from vlcal.ops import BinStatistics
+from vlcal.reports.cells import row_cells
+from vlcal.reports.class_reliability import class_reliability_svg
 from vlcal.reports.classes import ClassRow
 from vlcal.reports.figures import to_svg
 from vlcal.reports.headline import display
 from vlcal.reports.histogram import confidence_histograms
 from vlcal.reports.reliability import reliability_panels
 from vlcal.reports.report import Report
-from vlcal.reports.rows import row_bins
+from vlcal.reports.risk_coverage import precision_asked, risk_coverage
+from vlcal.reports.rows import Row, row_bins
 from vlcal.reports.scatter import proximity_scatter_svg
+from vlcal.reports.sensitivity import best_sentence, sensitivity
 from vlcal.reports.summary import distinct_rows, tuner_labels
 from vlcal.reports.tradeoff import tradeoff
 
 MOST_PICTURES = 12  # reliability rows on one page, so that it stays below 3 MB
 MOST_DOTS = 1000
+MOST_LINES = 12  # methods in one picture of lines
+MOST_SPLITS = 2
 _PANELS = 3
-_HALVES = {"base": "base classes", "new": "new classes"}
+_SPLITS = {"base": "base classes", "new": "new classes", "test": "the test data"}
 
-Pooled = dict[tuple[str, str], dict[str, BinStatistics]]
+Group = dict[str, BinStatistics]
+Pooled = dict[tuple[str, str], Group]
 
 
 @dataclass(frozen=True)
@@ -37,11 +44,15 @@ class Picture:
 
 def pictures(report: Report) -> tuple[Picture, ...]:
     """Every picture the data allow, in reading order; empty if there is nothing to draw."""
-    pooled = pool_bins(report)
+    pooled, cells, drawn = pool_bins(report), _last_tuner(_pool(report, row_cells)), _drawn(report)
+    n_bins = {key: next(iter(group.values())).n_bins for key, group in pooled.items()}
     found = [
-        *_reliability(pooled, _drawn(report)),
+        *_reliability(pooled, drawn),
         *_histograms(pooled),
+        *(_risk_coverage(*each, drawn) for each in cells.items()),
+        *(_sensitivity(*each, n_bins.get(each[0]), drawn) for each in cells.items()),
         *_tradeoff(report),
+        *_classes(report),
         *_scatter(report),
     ]
     return tuple(found)
@@ -53,11 +64,15 @@ def pool_bins(report: Report) -> Pooled:
     Datasets are added. Of several seeds the first is taken: they share their test images, so adding
     them would count every image several times and make the whiskers too short.
     """
+    return _pool(report, row_bins)
+
+
+def _pool(report: Report, read: Callable[[Row], BinStatistics | None]) -> Pooled:
     pooled: Pooled = {}
     seeds: dict[tuple[str, str], object] = {}
     rows = distinct_rows(report.rows)
     for row, tuner in zip(rows, tuner_labels(rows), strict=True):
-        bins, key = row_bins(row), (tuner, row["split"])
+        bins, key = read(row), (tuner, row["split"])
         if (
             bins is not None
             and bins.n
@@ -68,6 +83,12 @@ def pool_bins(report: Report) -> Pooled:
             group[row["calibrator"]] = bins if old is None else old + bins
     order = {tuner: -i for i, tuner in enumerate(dict.fromkeys(tuner for tuner, _ in pooled))}
     return dict(sorted(pooled.items(), key=lambda item: (order[item[0][0]], item[0][1] != "new")))
+
+
+def _last_tuner(pooled: Pooled) -> Pooled:
+    last = next(iter(pooled), ("", ""))[0]
+    mine = [(key, group) for key, group in pooled.items() if key[0] == last]
+    return {key: dict(list(group.items())[:MOST_LINES]) for key, group in mine[:MOST_SPLITS]}
 
 
 def _drawn(report: Report) -> str:
@@ -89,7 +110,7 @@ def _reliability(pooled: Pooled, drawn: str) -> list[Picture]:
                 return found
             part = items[start : start + _PANELS]
             figure, _ = reliability_panels([b for _, b in part], [display(c) for c, _ in part])
-            title = f"{display(tuner)} on {_HALVES.get(split, split)}"
+            title = _where(tuner, split)
             caption = (
                 f"Accuracy against confidence; the numbers are those of the drawn bins{drawn}."
             )
@@ -103,11 +124,33 @@ def _histograms(pooled: Pooled) -> list[Picture]:
     (tuner, split), group = next(iter(pooled.items()))
     names = list(dict.fromkeys((next(iter(group)), list(group)[-1])))
     figure, _ = confidence_histograms([group[n] for n in names], [display(n) for n in names])
-    title = f"Right and wrong predictions of {display(tuner)} on {_HALVES.get(split, split)}"
+    title = f"Right and wrong predictions: {_where(tuner, split)}"
     caption = (
         "Wrong predictions far to the right are the costly ones. The share axis is logarithmic."
     )
     return [_picture(figure, title, caption, "histogram")]
+
+
+def _risk_coverage(key: tuple[str, str], cells: Group, drawn: str) -> Picture:
+    asked = precision_asked(next(iter(cells.values())))
+    figure, _ = risk_coverage(list(cells.values()), [display(name) for name in cells], asked)
+    caption = (
+        "The share of wrong answers if only those above a threshold of confidence are given. Dots, "
+        f"and the numbers beside, are the lowest threshold at which {100 * asked:g} % of the "
+        f"answers are right, and the share still answered{drawn}. A calibrator that keeps the "
+        "order of the images moves the threshold and leaves the line where it is."
+    )
+    return _picture(figure, f"What a threshold buys: {_where(*key)}", caption, f"risk-{key[1]}")
+
+
+def _sensitivity(key: tuple[str, str], cells: Group, n_bins: int | None, drawn: str) -> Picture:
+    names = [display(name) for name in cells]
+    figure, _ = sensitivity(list(cells.values()), names, n_bins)
+    caption = f"The error at 5 to 50 bins{drawn}. {best_sentence(list(cells.values()), names)}"
+    if n_bins is not None:
+        caption = f"{caption.rstrip()} The dotted line marks the {n_bins} bins of this page."
+    title = f"Does the ranking depend on the bins? {_where(*key)}"
+    return _picture(figure, title, caption, f"sensitivity-{key[1]}")
 
 
 def _tradeoff(report: Report) -> list[Picture]:
@@ -124,20 +167,43 @@ def _tradeoff(report: Report) -> list[Picture]:
     return [_picture(figure, "Base against new classes", caption, "tradeoff")]
 
 
+def _classes(report: Report) -> list[Picture]:
+    classes, more = _most_predicted([c for c in report.classes if c.n])
+    if not classes:
+        return []
+    caption = (
+        "One mark per class: how sure the model is on average when it predicts the class, against "
+        "how often it is right then. Below the diagonal it promises more than it keeps. Larger "
+        f"marks have more predictions; point at one for its name.{more}"
+    )
+    svg = class_reliability_svg(classes, [display(name) for name in report.class_titles])
+    width = 7.0 if all(c.after is not None for c in classes) else 3.75
+    return [Picture("Reliability of every class", caption, svg, width)]
+
+
 def _scatter(report: Report) -> list[Picture]:
-    classes: Sequence[ClassRow] = [c for c in report.classes if c.proximity is not None and c.n]
+    near = [c for c in report.classes if c.proximity is not None and c.n]
+    classes, more = _most_predicted(near)
     if not classes:
         return []
     caption = (
         "One mark per class: how near its name is to the base classes, against how far confidence "
-        "exceeds accuracy. Larger marks have more predictions; point at one for its name."
+        f"exceeds accuracy. Larger marks have more predictions; point at one for its name.{more}"
     )
-    if len(classes) > MOST_DOTS:
-        classes = sorted(classes, key=lambda c: -c.n)[:MOST_DOTS]
-        caption += f" The {MOST_DOTS:,} most predicted classes are shown."
     svg = proximity_scatter_svg(classes, [display(name) for name in report.class_titles])
     width = 7.4 if all(c.after is not None for c in classes) else 4.2
     return [Picture("Which classes are over-confident", caption, svg, width)]
+
+
+def _most_predicted(classes: Sequence[ClassRow]) -> tuple[list[ClassRow], str]:
+    if len(classes) <= MOST_DOTS:
+        return list(classes), ""
+    chosen = sorted(classes, key=lambda c: -c.n)[:MOST_DOTS]
+    return chosen, f" The {MOST_DOTS:,} most predicted classes are shown."
+
+
+def _where(tuner: str, split: str) -> str:
+    return f"{display(tuner)} on {_SPLITS.get(split, split)}"
 
 
 def _picture(figure: object, title: str, caption: str, name: str) -> Picture:

@@ -11,6 +11,7 @@ from typing import Any
 
 from vlcal._files import sha256_of
 from vlcal.metrics import CONVENTIONS
+from vlcal.reports.cells import row_cells
 from vlcal.reports.classes import ClassRow
 from vlcal.reports.headline import chance, sentences
 from vlcal.reports.notes import HOW_TO_READ
@@ -30,7 +31,8 @@ class Report:
         about: one line that says what model and data these numbers are of.
         convention: name of the convention of every number.
         definition: the sentence that defines it.
-        rows: result rows, one per evaluated split.
+        rows: result rows, one per evaluated split; with `cells`, see `vlcal.reports.cells`, the
+            page also shows risk against coverage and the error at every number of bins.
         classes: per-class rows; empty leaves out their table and picture.
         class_titles: what `before` and `after` of the classes are.
         facts: how the numbers came to be: command, versions, seeds, hashes, seconds, machine.
@@ -69,6 +71,7 @@ class Report:
         checked = tuple(check_rows(rows, "Report.from_rows"))
         for row in checked:
             row_bins(row)
+            row_cells(row)
         convention = one_convention(checked, "Report.from_rows")
         return cls(
             title=title,
@@ -138,6 +141,7 @@ def _parse(content: dict[str, Any], who: str) -> dict[str, Any]:
     rows = check_rows(content["rows"], who)
     for row in rows:
         row_bins(row)
+        row_cells(row)
     _check(
         one_convention(rows, who) == content["convention"], who, "convention", "that of its rows"
     )
@@ -164,7 +168,7 @@ def _class_row(content: object, i: int, who: str) -> ClassRow:
 
 def _fits(name: str, value: object) -> bool:
     if value is None:
-        return name in ("after", "proximity", "nearest")
+        return name in ("base", "after", "proximity", "nearest")
     if name in ("name", "nearest"):
         return isinstance(value, str)
     if name == "base":

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from itertools import product
 from typing import Any
 
 import numpy as np
 
 from vlcal.reports import figures
 from vlcal.reports.classes import ClassRow
-from vlcal.reports.figures import INK, MUTED, OVER, UNDER
+from vlcal.reports.figures import INK, MUTED
+from vlcal.reports.marks import Mark, add_legend, draw_marks, hover
 from vlcal.reports.tables import signed
 
 _LINE_BINS = 8
@@ -72,7 +72,7 @@ def _draw(
     axes[0].set_ylim(*_limits([gap for panel in panels for _, gap in panel]))
     for ax in axes[1:]:
         ax.tick_params(labelleft=False)
-    _add_legend(figure)
+    add_legend(figure, halves=len({c.base for c in known}) > 1, line="mean of all predictions")
     return figure, tuple(axes), hovers
 
 
@@ -86,24 +86,10 @@ def _draw_panel(
     figures.style_axes(ax)
     ax.axhline(0, color=MUTED, linewidth=1, zorder=1.5)
     ax.yaxis.set_major_formatter(lambda value, _: signed(value, 0))
-    for over, base in product((True, False), repeat=2):
-        chosen = [(c, gap) for c, gap in panel if (gap > 0) == over and c.base == base]
-        if not chosen:
-            continue
-        color, group = OVER if over else UNDER, f"{name}-{'over' if over else 'under'}-{base}"
-        ax.scatter(
-            [c.proximity for c, _ in chosen],
-            [gap for _, gap in chosen],
-            s=[10 + 70 * c.n / largest for c, _ in chosen],
-            marker="^" if over else "v",
-            facecolors="none" if base else color,
-            edgecolors=color,
-            linewidths=0.9,
-            alpha=0.75,
-            zorder=3,
-            gid=group,
-        )
-        hovers[group] = [_hover(c, gap) for c, gap in chosen]
+    marks = [
+        Mark(c.proximity or 0.0, gap, gap, c.base, c.n / largest, hover(c, gap)) for c, gap in panel
+    ]
+    hovers |= draw_marks(ax, marks, name)
     x, y = _mean_line(panel)
     ax.plot(x, y, color=INK, linewidth=1.4, marker="o", markersize=3, zorder=4)
 
@@ -123,38 +109,3 @@ def _limits(gaps: Sequence[float]) -> tuple[float, float]:
     low, high = min(0.0, *gaps), max(0.0, *gaps)
     room = 0.07 * max(high - low, 0.02)
     return low - room, high + room
-
-
-def _hover(row: ClassRow, gap: float) -> str:
-    half = "base" if row.base else "new"
-    nearest = f", nearest base class {row.nearest}" if row.nearest and not row.base else ""
-    return f"{row.name} ({half}): {signed(gap)} points, {row.n} predictions{nearest}"
-
-
-def _add_legend(figure: Any) -> None:
-    from matplotlib.lines import Line2D
-
-    def mark(marker: str, color: str, filled: bool, text: str) -> Any:
-        face = color if filled else "none"
-        return Line2D(
-            [], [], linestyle="", marker=marker, color=color, markerfacecolor=face, label=text
-        )
-
-    handles = [
-        mark("^", OVER, True, "over-confident"),
-        mark("v", UNDER, True, "under-confident"),
-        mark("o", MUTED, True, "new class"),
-        mark("o", MUTED, False, "base class"),
-        Line2D([], [], color=INK, marker="o", markersize=3, label="mean of all predictions"),
-    ]
-    narrow = figure.get_size_inches()[0] < 6
-    figure.legend(
-        handles=handles,
-        loc="lower center",
-        ncols=3 if narrow else 5,
-        frameon=False,
-        fontsize=7 if narrow else 8,
-        labelcolor=INK,
-        handletextpad=0.4,
-        columnspacing=1.4,
-    )

@@ -8,6 +8,7 @@
 
 #include "cpu/binning.h"
 #include "cpu/classwise.h"
+#include "cpu/density.h"
 #include "cpu/equal_mass.h"
 #include "cpu/finite.h"
 #include "cpu/isa.h"
@@ -24,7 +25,7 @@ using Address = std::uintptr_t;
 namespace {
 
 // raised with every change of what vlcal/_native.py or vlcal/_cuda.py call; they compare it with theirs
-constexpr int kInterface = 3;
+constexpr int kInterface = 4;
 
 template <class T>
 T* at(Address address) {
@@ -68,6 +69,12 @@ int64_t softmax_statistics(Address logits, Address labels, int64_t n, int64_t cl
   const vlcal::StoredSoftmax out{at<int64_t>(predicted), at<float>(confidence), at<float>(entropy),
                                   at<float>(log_likelihood), at<float>(sum_squares)};
   return vlcal::softmax_statistics(at<const float>(logits), at<const int64_t>(labels), n, classes, out, threads);
+}
+
+void kernel_density(Address queries, int64_t n, Address points, int64_t m, Address bandwidth, Address density,
+                    int threads) {
+  vlcal::kernel_density(at<const float>(queries), n, at<const float>(points), m, at<const double>(bandwidth),
+                        at<float>(density), threads);
 }
 
 template <class Real>
@@ -149,6 +156,7 @@ PYBIND11_MODULE(_C, m) {
   m.def("equal_mass_statistics", &equal_mass_statistics, nogil());
   m.def("classwise_statistics", &classwise_statistics, nogil());
   m.def("softmax_statistics", &softmax_statistics, nogil());
+  m.def("kernel_density", &kernel_density, nogil());
 
   bind_index<float>(m, "SearchIndexFloat32");
   bind_index<double>(m, "SearchIndexFloat64");

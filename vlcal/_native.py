@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 # that of csrc/module.cpp, raised with every change of a binding
-INTERFACE = 3
+INTERFACE = 4
 
 
 def _load() -> tuple[ModuleType | None, str | None]:
@@ -175,6 +175,27 @@ def softmax_statistics(
         torch.get_num_threads(),
     )
     return predicted, confidence, entropy, likelihood, squares, bad
+
+
+def kernel_density(queries: Tensor, points: Tensor, bandwidth: Tensor) -> Tensor:
+    """Densities [N] float32 of queries [N, 2] float32 under points [M, 2] float32.
+
+    Args:
+        queries: [N, 2] finite.
+        points: [M, 2] finite, M >= 1.
+        bandwidth: [2] float64, positive.
+    """
+    density = torch.empty(len(queries))
+    library().kernel_density(
+        queries.data_ptr(),
+        len(queries),
+        points.data_ptr(),
+        len(points),
+        bandwidth.data_ptr(),
+        density.data_ptr(),
+        torch.get_num_threads(),
+    )
+    return density
 
 
 def real_rows(matrix: Tensor) -> Tensor:

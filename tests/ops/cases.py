@@ -351,6 +351,37 @@ CROSS_ENTROPY = [
     Case("strided", lambda: _strided_training()),
 ]
 
+
+def plane(n, m, dtype=torch.float32, bandwidth=(0.07, 0.02)):
+    """Pairs of confidence and proximity: queries, other points, and a bandwidth."""
+    values = torch.rand(n + m, 2, generator=_generator(), dtype=torch.float64)
+    values = (values ** torch.tensor([0.3, 2.0])).to(dtype)
+    return values[:n], values[n:], torch.tensor(bandwidth, dtype=torch.float64)
+
+
+DENSITY = [
+    Case("three hundred", lambda: (plane(70, 300), {})),
+    *[
+        Case(f"{n} queries, {m} points", lambda n=n, m=m: (plane(n, m), {}))
+        for n, m in ((1, 1), (0, 5), (15, 16), (16, 15), (17, 33), (3, 5000), (1000, 2))
+    ],
+    Case("many slices", lambda: (plane(5, 70_001), {})),
+    Case("wide", lambda: (plane(40, 90, bandwidth=(30.0, 1e6)), {})),
+    Case("narrow", lambda: (plane(40, 90, bandwidth=(1e-3, 1e-3)), {})),
+    Case("on the points", lambda: ((plane(0, 90)[1], plane(0, 90)[1], [0.4, 0.4]), {})),
+    Case("only ties", lambda: ((torch.ones(9, 2), torch.ones(40, 2), [0.3, 0.2]), {})),
+    Case("far tails", lambda: ((torch.arange(80.0).view(40, 2), torch.zeros(7, 2), [1, 2]), {})),
+    Case("far from zero", lambda: ((plane(9, 1)[0] + 1000, plane(0, 90)[1] + 1000, [3, 2]), {})),
+    Case("huge", lambda: ((plane(9, 1)[0] * 1e30, plane(0, 90)[1] * 1e30, [3e29, 1e29]), {})),
+    Case("float64", lambda: (plane(40, 90, torch.float64), {})),
+    Case("float16", lambda: (plane(40, 90, torch.float16), {})),
+    Case("bfloat16", lambda: (plane(40, 90, torch.bfloat16), {})),
+    Case("mixed", lambda: ((plane(40, 1)[0].half(), plane(0, 90)[1], [0.3, 0.2]), {})),
+    Case("strided", lambda: ((rows(60, 9)[::2, 1::4], rows(50, 4)[:, ::3], [0.3, 0.2]), {})),
+    Case("transposed", lambda: ((rows(2, 40).T, rows(2, 50, seed=1).T, [0.3, 0.2]), {})),
+    Case("expanded", lambda: ((rows(1, 2).expand(6, 2), rows(9, 1).expand(9, 2), [0.1, 0.2]), {})),
+]
+
 # op name -> (public function, cases, whether the result must be exact whatever the input dtype)
 CASES = {
     "bin_statistics": (ops.bin_statistics, BINNING, True),
@@ -359,6 +390,7 @@ CASES = {
     "classwise_statistics": (ops.classwise_statistics, CLASSWISE, True),
     "equal_mass_statistics": (ops.equal_mass_statistics, EQUAL_MASS, True),
     "group_statistics": (ops.group_statistics, GROUPS, True),
+    "kernel_density": (ops.kernel_density, DENSITY, True),
     "knn": (ops.knn, SEARCH, True),
     "logit_statistics": (ops.logit_statistics, STATISTICS, False),
     "proximity": (ops.proximity, SEARCH, True),

@@ -1,10 +1,20 @@
 """Fused operations for calibration, each with a plain-PyTorch oracle in `vlcal.ops.reference`."""
 
-from vlcal.ops import binning, classwise, cross_entropy, equal_mass, logits, search, softmax
+from vlcal.ops import (
+    binning,
+    classwise,
+    cross_entropy,
+    density,
+    equal_mass,
+    logits,
+    search,
+    softmax,
+)
 from vlcal.ops._dispatch import Backend, use_backend
 from vlcal.ops.binning import BinStatistics, bin_statistics, group_statistics
 from vlcal.ops.classwise import ClasswiseStatistics, classwise_statistics
 from vlcal.ops.cross_entropy import cosine_cross_entropy
+from vlcal.ops.density import kernel_density
 from vlcal.ops.equal_mass import equal_mass_statistics
 from vlcal.ops.logits import (
     CalibratedSoftmax,
@@ -30,6 +40,7 @@ OPS: dict[str, tuple[Backend, ...]] = {
     "cosine_cross_entropy": cross_entropy.BACKENDS,
     "equal_mass_statistics": equal_mass.BACKENDS,
     "group_statistics": binning.GROUP_BACKENDS,
+    "kernel_density": density.BACKENDS,
     "knn": search.BACKENDS,
     "logit_statistics": logits.STATISTICS_BACKENDS,
     "proximity": search.BACKENDS,
@@ -53,6 +64,7 @@ __all__ = [
     "cosine_cross_entropy",
     "equal_mass_statistics",
     "group_statistics",
+    "kernel_density",
     "knn",
     "logit_statistics",
     "proximity",

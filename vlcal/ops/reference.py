@@ -83,6 +83,24 @@ def softmax_statistics(logits: Tensor, labels: Tensor | None) -> tuple[Tensor, .
     )
 
 
+def density_dtype(queries: Tensor, points: Tensor) -> torch.dtype:
+    """Float64 if either is, else float32."""
+    both = torch.promote_types(queries.dtype, points.dtype)
+    return torch.promote_types(both, torch.float32)
+
+
+def kernel_density(queries: Tensor, points: Tensor, bandwidth: Tensor) -> Tensor:
+    """Mean over the points [M, 2] of the product normal density at each query [N], in float64."""
+    density = queries.new_empty(len(queries), dtype=torch.float64)
+    block = max(1, BLOCK_VALUES // (2 * len(points)))
+    for start in range(0, len(queries), block):
+        rows = slice(start, start + block)
+        u = (queries[rows, None].double() - points.double()) / bandwidth
+        density[rows] = (-0.5 * u.square().sum(-1)).exp().mean(-1)
+    peak = 1 / (2 * torch.pi * bandwidth.prod())
+    return (density * peak).to(density_dtype(queries, points))
+
+
 LANES = 32
 BLOCK_VALUES = 1 << 23
 

@@ -1,0 +1,53 @@
+"""Gaussian sums: every query against every point, no matrix of pairs.
+
+A program takes some queries and one slice of the points, which are added up in float32 a block at a
+time and in float64 over the blocks. How the points are sliced depends on their number alone, so a
+sum does not depend on the other queries.
+"""
+
+import triton
+import triton.language as tl
+
+FARTHEST = tl.constexpr(125.0)  # 2^-d of more counts as 0, as on the CPU
+
+
+@triton.jit
+def gaussian_sums(
+    query_ptr,
+    point_ptr,
+    bandwidth_ptr,
+    sum_ptr,
+    n,
+    m,
+    slice_size,
+    stride_query,
+    stride_query_axis,
+    stride_point,
+    stride_point_axis,
+    QUERIES: tl.constexpr,
+    POINTS: tl.constexpr,
+):
+    """sums[slice, query] = sum over the slice's points of 2^-d, d = sum (0.849 (x - p) / h)^2."""
+    row = tl.program_id(0).to(tl.int64) * QUERIES + tl.arange(0, QUERIES)
+    inside = row < n
+    from_query = query_ptr + row * stride_query
+    x = tl.load(from_query, mask=inside, other=0.0).to(tl.float32)
+    y = tl.load(from_query + stride_query_axis, mask=inside, other=0.0).to(tl.float32)
+    # sqrt(log2(e) / 2): exp(-u^2 / 2) = 2^-(this u)^2
+    a = tl.minimum(0.8493218002880191 / tl.load(bandwidth_ptr), 3.4028234e38).to(tl.float32)
+    b = tl.minimum(0.8493218002880191 / tl.load(bandwidth_ptr + 1), 3.4028234e38).to(tl.float32)
+    total = tl.zeros((QUERIES,), tl.float64)
+    first = tl.program_id(1).to(tl.int64) * slice_size
+    for start in range(0, slice_size, POINTS):
+        column = first + start + tl.arange(0, POINTS)
+        real = column < m
+        from_point = point_ptr + column * stride_point
+        px = tl.load(from_point, mask=real, other=0.0).to(tl.float32)
+        py = tl.load(from_point + stride_point_axis, mask=real, other=0.0).to(tl.float32)
+        dx = (x[:, None] - px[None, :]) * a
+        dy = (y[:, None] - py[None, :]) * b
+        distance = dx * dx + dy * dy
+        near = real[None, :] & (distance < FARTHEST)
+        power = tl.where(near, tl.exp2(-tl.where(near, distance, 0.0)), 0.0)
+        total += tl.sum(power, 1).to(tl.float64)
+    tl.store(sum_ptr + tl.program_id(1).to(tl.int64) * n + row, total, mask=inside)

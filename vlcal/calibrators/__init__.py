@@ -12,11 +12,18 @@ from vlcal.calibrators.base import (
 )
 from vlcal.calibrators.contrast import ContrastAware
 from vlcal.calibrators.distance import DistanceAware
+from vlcal.calibrators.histogram import HistogramBinning
 from vlcal.calibrators.sample_scaling import SampleAdaptive
 from vlcal.calibrators.storage import load_calibrator, save_calibrator
 from vlcal.calibrators.temperature import TemperatureScaling
 
-CALIBRATORS = (TemperatureScaling, DistanceAware, ContrastAware, SampleAdaptive)
+CALIBRATORS = (
+    TemperatureScaling,
+    DistanceAware,
+    ContrastAware,
+    SampleAdaptive,
+    HistogramBinning,
+)
 
 
 def calibrator(name: str) -> type:
@@ -47,6 +54,7 @@ __all__ = [
     "ContrastAware",
     "DistanceAware",
     "FittedOnTest",
+    "HistogramBinning",
     "NewClasses",
     "NotFitted",
     "RowScaling",

@@ -1,8 +1,21 @@
 """Metrics: functions of `Outcomes` and a `Convention`, fractions and never percentages."""
 
+from vlcal.metrics.binned import Binned, binned
 from vlcal.metrics.conventions import CONVENTIONS, Convention, convention
-from vlcal.metrics.equal_mass import ace
-from vlcal.metrics.equal_width import bins, ece, mce, mce_weighted
+from vlcal.metrics.derived import Derived, OverBins
+from vlcal.metrics.equal_mass import ace, ace_mean
+from vlcal.metrics.equal_width import (
+    average_ce,
+    bins,
+    ece,
+    mce,
+    mce_weighted,
+    overconfidence,
+    rmsce,
+    rmsce_debiased,
+    signed_gap,
+    underconfidence,
+)
 from vlcal.metrics.intervals import ece_interval, wilson_interval
 from vlcal.metrics.needs import MissingInput
 from vlcal.metrics.observed import outcomes, outcomes_of_probs
@@ -11,16 +24,39 @@ from vlcal.metrics.proximity_informed import piece
 from vlcal.metrics.rates import accuracy, mean_confidence
 from vlcal.metrics.scores import brier, nll
 
-METRICS = (accuracy, mean_confidence, ece, mce, mce_weighted, ace, piece, nll, brier)
+METRICS = (
+    accuracy,
+    mean_confidence,
+    ece,
+    mce,
+    mce_weighted,
+    ace,
+    piece,
+    nll,
+    brier,
+    signed_gap,
+    overconfidence,
+    underconfidence,
+    average_ce,
+    ace_mean,
+    rmsce,
+    rmsce_debiased,
+)
 
 __all__ = [
     "CONVENTIONS",
     "METRICS",
+    "Binned",
     "ClassTable",
     "Convention",
+    "Derived",
     "MissingInput",
+    "OverBins",
     "accuracy",
     "ace",
+    "ace_mean",
+    "average_ce",
+    "binned",
     "bins",
     "brier",
     "class_table",
@@ -33,6 +69,11 @@ __all__ = [
     "nll",
     "outcomes",
     "outcomes_of_probs",
+    "overconfidence",
     "piece",
+    "rmsce",
+    "rmsce_debiased",
+    "signed_gap",
+    "underconfidence",
     "wilson_interval",
 ]

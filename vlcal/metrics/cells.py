@@ -1,4 +1,4 @@
-"""Which bin a value is in: bins of equal width, and two rules for bins of equal count."""
+"""Which bin a value is in: bins of equal width, and three rules for bins of equal count."""
 
 from __future__ import annotations
 
@@ -41,7 +41,20 @@ def quantiles(values: Tensor, n_bins: int) -> Tensor:
     return torch.from_numpy(np.searchsorted(edges[1:-1], array, side="right")).to(values.device)
 
 
+def interpolated_ranks(values: Tensor, n_bins: int) -> Tensor:
+    """Bins (lo, hi] between values interpolated at every N / n_bins-th rank, the first at rank 0.
+
+    The smallest value is in no bin, which is cell -1, and so is everything when all values agree.
+    """
+    array, n = values.cpu().numpy(), len(values)
+    edges = np.interp(np.linspace(0, n, n_bins + 1), np.arange(n), np.sort(array))
+    # compared in the precision of the values
+    edges = torch.from_numpy(edges).to(values)
+    return torch.bucketize(values, edges) - 1
+
+
 EQUAL_MASS: dict[str, Callable[[Tensor, int], Tensor]] = {
     "whole ties": whole_ties,
     "quantiles": quantiles,
+    "interpolated ranks": interpolated_ranks,
 }

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from vlcal.metrics.binned import Binned, Cell, binned
 from vlcal.metrics.conventions import Convention
-from vlcal.metrics.needs import refuse_empty
-from vlcal.ops import BinStatistics, bin_statistics
+from vlcal.metrics.derived import OverBins
+from vlcal.ops import BinStatistics
 from vlcal.types import Outcomes
 
 
@@ -16,13 +17,11 @@ def bins(outcomes: Outcomes, convention: Convention) -> BinStatistics:
     Raises:
         NoSamplesError: there are no samples.
     """
-    refuse_empty("bins", outcomes)
-    return bin_statistics(
-        outcomes.confidence, outcomes.correct, convention.n_bins, closed=convention.closed
-    )
+    return binned(outcomes, convention).every
 
 
-def ece(outcomes: Outcomes, convention: Convention) -> float:
+@OverBins
+def ece(bins: Binned) -> float:
     """Expected calibration error: the sum over bins of (n_b / N) |confidence_b - accuracy_b|.
 
     With `ece_at_one="weight only"` a confidence of exactly 1 is left out of both means of the last
@@ -31,32 +30,85 @@ def ece(outcomes: Outcomes, convention: Convention) -> float:
 
     Guo et al., "On Calibration of Modern Neural Networks", ICML 2017.
     """
-    refuse_empty("ece", outcomes)
-    every = bins(outcomes, convention)
-    if convention.ece_at_one == "last bin":
-        return every.ece()
-    below = outcomes.confidence < 1
-    kept = bin_statistics(
-        outcomes.confidence[below],
-        outcomes.correct[below],
-        convention.n_bins,
-        closed=convention.closed,
-    )
-    return float((every.count * kept.gaps().abs()).sum() / every.n)
+    return sum(abs(cell.share) for cell in bins.ece_cells()) / bins.n
 
 
-def mce(outcomes: Outcomes, convention: Convention) -> float:
+@OverBins
+def mce(bins: Binned) -> float:
     """Maximum calibration error: the largest |confidence_b - accuracy_b|, however small the bin."""
-    refuse_empty("mce", outcomes)
-    return bins(outcomes, convention).mce()
+    return max((abs(cell.gap) for cell in bins.cells()), default=0.0)
 
 
-def mce_weighted(outcomes: Outcomes, convention: Convention) -> float:
+@OverBins
+def mce_weighted(bins: Binned) -> float:
     """The largest (n_b / N) |confidence_b - accuracy_b|: the largest term of ECE.
 
     Published tables of DAC and ProCal print this under the name MCE. With all samples binned it is
     at most ECE and at least ECE / bins.
     """
-    refuse_empty("mce_weighted", outcomes)
-    every = bins(outcomes, convention)
-    return float((every.confidence - every.correct).abs().max() / every.n)
+    return max((abs(cell.share) for cell in bins.cells()), default=0.0) / bins.n
+
+
+@OverBins
+def signed_gap(bins: Binned) -> float:
+    """The sum over bins of (n_b / N) (confidence_b - accuracy_b): positive is over-confident.
+
+    With every sample in a bin it is mean confidence minus accuracy, whatever the bins.
+    """
+    return sum(cell.share for cell in bins.ece_cells()) / bins.n
+
+
+@OverBins
+def overconfidence(bins: Binned) -> float:
+    """The part of ECE from bins whose confidence is above their accuracy.
+
+    With `underconfidence` it adds up to ECE, and less it to `signed_gap`.
+    """
+    return sum(max(cell.share, 0.0) for cell in bins.ece_cells()) / bins.n
+
+
+@OverBins
+def underconfidence(bins: Binned) -> float:
+    """The part of ECE from bins whose confidence is below their accuracy."""
+    return sum(max(-cell.share, 0.0) for cell in bins.ece_cells()) / bins.n
+
+
+@OverBins
+def average_ce(bins: Binned) -> float:
+    """Average calibration error: the plain mean of |confidence_b - accuracy_b| over filled bins.
+
+    Neumann et al., "Relaxed Softmax", NeurIPS workshops 2018. Some libraries call it ACE, which
+    here is the error over bins of equal count.
+    """
+    cells = bins.cells()
+    return sum(abs(cell.gap) for cell in cells) / max(len(cells), 1)
+
+
+@OverBins
+def rmsce(bins: Binned) -> float:
+    """Root mean square calibration error: the root of the sum of (n_b / N) gap_b^2.
+
+    Never below ECE of the same bins.
+    """
+    return (sum(cell.share * cell.gap for cell in bins.cells()) / bins.n) ** 0.5
+
+
+@OverBins
+def rmsce_debiased(bins: Binned) -> float:
+    """RMSCE without the bias of few samples in a bin: gap_b^2 less a_b (1 - a_b) / (n_b - 1).
+
+    a_b is the accuracy of the bin; a negative sum counts as 0. A bin with one sample, where the
+    bias is unknown, is left out unless the convention keeps it.
+
+    Kumar, Liang and Ma, "Verified Uncertainty Calibration", NeurIPS 2019.
+    """
+    kept = bins.convention.lone_samples == "kept"
+    total = sum(_unbiased(cell, kept) for cell in bins.cells())
+    return max(total / bins.n, 0.0) ** 0.5
+
+
+def _unbiased(cell: Cell, keeps_lone: bool) -> float:
+    if cell.count == 1:
+        return cell.gap**2 if keeps_lone else 0.0
+    accuracy = cell.correct / cell.count
+    return cell.count * (cell.gap**2 - accuracy * (1 - accuracy) / (cell.count - 1))

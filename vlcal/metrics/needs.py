@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from vlcal.metrics.conventions import Convention
 from vlcal.types import NoSamplesError, Outcomes
 
 GIVE = {
@@ -15,7 +16,7 @@ GIVE = {
 
 
 class MissingInput(ValueError):
-    """A metric needs a field that these outcomes do not carry."""
+    """A metric needs what these outcomes do not carry, or is not defined for them."""
 
 
 def refuse_empty(who: str, outcomes: Outcomes) -> None:
@@ -31,3 +32,8 @@ def need(who: str, outcomes: Outcomes, field: str) -> Tensor:
     if value is None:
         raise MissingInput(f"{who}: needs {GIVE[field]}")
     return value
+
+
+def undefined(who: str, what: str, convention: Convention) -> MissingInput:
+    """The error of a metric whose rule the convention does not have."""
+    return MissingInput(f"{who}: convention {convention.name} has no {what}")

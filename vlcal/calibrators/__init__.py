@@ -13,6 +13,7 @@ from vlcal.calibrators.base import (
 from vlcal.calibrators.contrast import ContrastAware
 from vlcal.calibrators.distance import DistanceAware
 from vlcal.calibrators.histogram import HistogramBinning
+from vlcal.calibrators.nll import TemperatureSums
 from vlcal.calibrators.sample_scaling import SampleAdaptive
 from vlcal.calibrators.storage import load_calibrator, save_calibrator
 from vlcal.calibrators.temperature import TemperatureScaling
@@ -60,6 +61,7 @@ __all__ = [
     "RowScaling",
     "SampleAdaptive",
     "TemperatureScaling",
+    "TemperatureSums",
     "calibrator",
     "load_calibrator",
     "save_calibrator",

@@ -79,6 +79,19 @@ def test_fewer_classes_than_k_divided_by_k_as_published(base, new):
     torch.testing.assert_close(average, paper_loop(few, new, k=3), rtol=2e-6, atol=0)
 
 
+@pytest.mark.parametrize("n_base", [3, 11])
+def test_options_of_the_published_code_equal_its_float16_loop(base, new, n_base):
+    few = predictions(
+        base.text_features[:n_base],
+        base.zero_shot.text_features[:n_base],
+        base.class_names[:n_base],
+    )
+    # as a tuner reports that averages prompts: shorter than 1
+    short = predictions(0.9 * new.text_features, new.zero_shot.text_features, new.class_names)
+    ours = DistanceAware.dac2024().fit(few).scale(short)[1]
+    torch.testing.assert_close(ours, paper_loop(few, short, dtype=np.float16), rtol=2e-3, atol=0)
+
+
 def test_two_dimensions_by_hand():
     # the only base class is at distance sqrt(2) before tuning and 2 after it
     base = predictions(torch.tensor([[1.0, 0.0]]), torch.tensor([[1.0, 0.0]]), ("cat",))

@@ -77,6 +77,15 @@ class DistanceAware(RowScaling):
         if self.k < 1:
             raise ValueError(f"dac: k must be at least 1, got {self.k}")
 
+    @classmethod
+    def dac2024(cls) -> Self:
+        """The options of the published code, all of them.
+
+        Its zero-shot features of DTD come from two templates; which are meant is the choice of who
+        makes the predictions.
+        """
+        return cls(exempt="distance", few_classes="divide by k", dtype="float16", renormalize=False)
+
     def fit(self, val: Predictions) -> Self:
         """Remember the text features of the base classes, tuned and zero-shot.
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 import pytest
 import torch
 
-from vlcal.clip import tiny_clip
+from vlcal.clip import CLIP, tiny_clip
 from vlcal.data.items import Dataset, Item
 from vlcal.evaluation import evaluate
 from vlcal.experiment import Method, run
@@ -116,11 +116,22 @@ def test_rows_of_a_regularized_tuner_name_the_arguments(clip, task, done, tmp_pa
     assert run(task, clip, other, folder=tmp_path).folder != result.folder
 
 
+@pytest.mark.parametrize("tuner", ["zero_shot", "vpt"])
+@pytest.mark.parametrize("regularizer", ["dor", "knowledge"])
+def test_a_tuner_that_learns_no_text_is_refused_before_anything_is_encoded(
+    clip, task, tmp_path, monkeypatch, tuner, regularizer
+):
+    for name in ("encode_text", "encode_image"):
+        monkeypatch.setattr(CLIP, name, lambda *_: pytest.fail("encoded"))
+    with pytest.raises(NotImplementedError, match=f"{regularizer}: the text features are not lear"):
+        run(task, clip, Method(tuner, regularizers={regularizer: {}}), folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+
+
 def test_a_regularizer_without_anything_to_learn_is_refused(clip, task, tmp_path):
-    with pytest.raises(NotImplementedError, match="dor: the text features are not learned"):
-        run(task, clip, Method("zero_shot", regularizers={"dor": {}}), folder=tmp_path)
-    with pytest.raises(ValueError, match=r"zero_shot\+knowledge: zero_shot learns nothing"):
-        run(task, clip, Method("zero_shot", regularizers={"knowledge": {}}), folder=tmp_path)
+    nothing = "vlcal.regularizers:Regularizer"
+    with pytest.raises(ValueError, match=r"zero_shot\+none: zero_shot learns nothing"):
+        run(task, clip, Method("zero_shot", regularizers={nothing: {}}), folder=tmp_path)
 
 
 def test_rows_are_what_evaluate_says_of_the_stored_predictions(done):

@@ -128,6 +128,17 @@ def test_only_declared_parameters_get_gradients(clip, images, labels, cls, optio
     assert [name for name, _ in tuner.named_parameters()] == list(tuner.state_dict())
 
 
+@every_tuner
+def test_what_is_said_to_be_learned_is(clip, images, cls, options):
+    tuner = cls(clip, BASE, **options).train()
+    out = tuner(images)
+    assert tuner.class_features().requires_grad == cls.learns_text
+    assert out.image_features.requires_grad == cls.learns_images
+    frozen = tuner.frozen_image_features(images, out)
+    assert not frozen.requires_grad
+    torch.testing.assert_close(frozen, clip.encode_image(images))
+
+
 @every_learner
 def test_loss_falls_over_ten_steps(clip, images, labels, cls, options):
     tuner = cls(clip, BASE, **options)
@@ -267,7 +278,7 @@ def test_text_features_are_computed_once_until_something_changes(clip, cls, opti
         (lambda clip: CoOp(clip, BASE)(torch.zeros(2, 5)), r"must be \[B, 16\], got \(2, 5\)"),
         (lambda clip: Recipe(epochs=0), "epochs must be at least 1"),
         (lambda clip: Recipe(lr=float("nan")), "lr must be positive"),
-        (lambda clip: Recipe(precision="fp16"), "fp32 or bf16"),
+        (lambda clip: Recipe(precision="fp8"), "one of fp32, bf16, fp16, got 'fp8'"),
         (lambda clip: by_name("cop"), "unknown tuner 'cop'; known: zero_shot, coop"),
         (lambda clip: by_name("vlcal.types:Batch"), "is not a Tuner"),
     ],

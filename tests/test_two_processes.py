@@ -1,6 +1,8 @@
 """Training and prediction under two processes give what one process gives."""
 
 import os
+from dataclasses import replace
+from unittest.mock import patch
 
 import torch
 import torch.multiprocessing
@@ -10,9 +12,10 @@ from tests.test_training import CLASSES, SHORT, Pull, data, loader, state
 from vlcal import distributed
 from vlcal.clip import tiny_clip
 from vlcal.prediction import predict
+from vlcal.regularizers import Regularizer
 from vlcal.training import fit
-from vlcal.tuners import CoOp, ZeroShot
-from vlcal.types import Batch
+from vlcal.tuners import CoOp, ProGrad, ZeroShot, loss_scale
+from vlcal.types import Batch, ClassSet
 
 
 class Rows(torch.utils.data.Dataset):
@@ -32,6 +35,46 @@ def collate(rows):
     return Batch(torch.stack(features), torch.stack(labels), torch.tensor(indices))
 
 
+class Away(Regularizer):
+    """Pulls the classes away from where the zero-shot model wants them, so that ProGrad objects."""
+
+    name = "away"
+
+    def penalty(self, out, encode_text):
+        return 3 * torch.nn.functional.cross_entropy(out.logits, 3 - out.logits.argmax(-1))
+
+
+class Steep(Regularizer):
+    """Infinite gradients in some steps, in one process only: the one that has row 9."""
+
+    name = "steep"
+    steps = 0
+
+    def penalty(self, out, encode_text):
+        self.steps += 1
+        rows = data()[0][:, 9]
+        mine = bool((out.image_features[:, None] == rows).all(-1).any())
+        zero = out.text_features.sum() * 0
+        return zero.square().sqrt() if mine and self.steps < 5 else zero
+
+
+def aligned_scenario(clip):
+    """A method that compares two gradients: both must be those of all processes."""
+    tuner = ProGrad(clip, ClassSet(CLASSES.names), n_ctx=6).double()
+    fit(tuner, loader(3), SHORT, [Away()], seed=1)
+    return state(tuner)
+
+
+def half_scenario():
+    """Float16 with a step that one process alone could not take."""
+    tuner = CoOp(tiny_clip(0), CLASSES, n_ctx=4)
+    recipe = replace(SHORT, lr=0.002, precision="fp16")
+    with patch.object(loss_scale, "START", 2.0**8):
+        history = fit(tuner, loader(3), recipe, [Steep()], seed=1)
+    assert bool(state(tuner).isfinite().all())
+    return torch.tensor([row["skipped"] for row in history])
+
+
 def one_scenario(clip):
     """What both one and two processes do: train, predict from a DataLoader, predict from a list."""
     tuner = CoOp(clip, CLASSES, n_ctx=4).double()
@@ -47,6 +90,8 @@ def one_scenario(clip):
         "labels": from_files.labels,
         "zero_shot": from_files.zero_shot.logits,
         "one_batch": from_list.logits,
+        "aligned": aligned_scenario(clip),
+        "skipped": half_scenario(),
     }
 
 
@@ -64,6 +109,7 @@ def worker(rank, folder):
 
 def test_two_processes_do_what_one_does(tmp_path):
     expected = one_scenario(tiny_clip(0))
+    assert expected["skipped"].tolist() == [1, 0, 0, 0]
     torch.multiprocessing.spawn(worker, (str(tmp_path),), nprocs=2)
     for rank in range(2):
         found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)

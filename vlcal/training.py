@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import signal
 import threading
+import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +21,15 @@ from torch.utils.data import RandomSampler
 from vlcal import distributed
 from vlcal.regularizers import Regularizer, Setup
 from vlcal.tuners import Progress, Recipe, Tuner
+from vlcal.tuners.loss_scale import LossScale
 from vlcal.tuners.resuming import restore, store
+from vlcal.tuners.targets import FrozenImages
 from vlcal.types import Batch, check_labels
 
 Report = Callable[[int, int, dict[str, float]], None]
+
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+_log = logging.getLogger("vlcal")
 
 
 class TrainingDiverged(RuntimeError):
@@ -60,13 +68,15 @@ def fit(
 
     Returns:
         One dictionary per epoch: "epoch", "rate", and the mean of every loss over the images of the
-        epoch.
+        epoch. With precision "fp16" also "skipped": the steps that were left out because a gradient
+        was not finite. Such a step changes nothing but the factor on the loss (see `LossScale`).
 
     Raises:
         TrainingDiverged: a loss is not finite; the message names the step, the tuner holds the last
             good state.
         KeyboardInterrupt: after SIGINT, once the running step is complete and the tuner consistent.
-        NotImplementedError: a regularizer cannot run on this tuner; before anything is trained.
+        NotImplementedError: a regularizer cannot run on this tuner, or the precision not on this
+            device; before anything is trained.
         ValueError: nothing to learn or to learn from, labels that do not fit the classes, a
             checkpoint of another run.
     """
@@ -76,28 +86,42 @@ def fit(
         generator.manual_seed(1000 * seed + number)
     tuner.prepare(loader)
     for regularizer in regularizers:
-        regularizer.prepare(setup_of(tuner))
+        regularizer.prepare(setup_of(tuner, run.frozen))
     about = run.identity() | {"seed": seed}
     path = None if checkpoint is None else Path(checkpoint)
     history: list[dict[str, Any]] = []
     if path is not None and path.exists():
-        history = restore(path, about, tuner, run.optimizer, generators, regularizers)
+        history = restore(path, about, tuner, run.optimizer, generators, run.holders())
     tuner.train()
     try:
         with _interruptible(run):
             for epoch in range(len(history), run.recipe.epochs):
                 history.append(run.epoch(epoch))
                 if path is not None and distributed.is_main():
-                    store(path, about, history, tuner, run.optimizer, generators, regularizers)
+                    store(path, about, history, tuner, run.optimizer, generators, run.holders())
                 distributed.barrier()
     finally:
         tuner.eval()
+    if run.scale is not None and run.scale.skipped and distributed.is_main():
+        _log.warning(
+            "fit: steps left out because float16 could not hold their gradients: %d; "
+            "the factor on the loss ended at %g",
+            run.scale.skipped,
+            run.scale.value,
+        )
     return history
 
 
-def setup_of(tuner: Tuner) -> Setup:
+def setup_of(tuner: Tuner, frozen_images: FrozenImages | None = None) -> Setup:
     """What a regularizer may know of a tuner."""
-    return Setup(tuner.clip, tuner.classes, tuner.encode_text, tuner.learns_images)
+    return Setup(
+        tuner.clip,
+        tuner.classes,
+        tuner.encode_text,
+        tuner.learns_images,
+        tuner.learns_text,
+        frozen_images or FrozenImages(tuner),
+    )
 
 
 class _Run:
@@ -122,8 +146,17 @@ class _Run:
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
         )
+        self.half = HALF.get(recipe.precision)
+        if self.half is not None:
+            _check_half(tuner.clip.device, self.half, recipe.precision)
+        self.scale = LossScale() if recipe.precision == "fp16" else None
+        self.frozen = FrozenImages(tuner)
         self.good = [p.detach().clone() for p in self.learned]
         self.asked = self.agreed = False
+
+    def holders(self) -> list[Any]:
+        """Who else holds something that the next step depends on."""
+        return [*self.regularizers, *([] if self.scale is None else [self.scale])]
 
     def identity(self) -> dict[str, Any]:
         """What makes this run this run: a checkpoint of another one is refused."""
@@ -142,7 +175,7 @@ class _Run:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         totals: dict[str, float] = {}
-        count = 0
+        count, skipped = 0, 0 if self.scale is None else self.scale.skipped
         for step, batch in enumerate(self.loader):
             for name, value in self.step(epoch, step, batch).items():
                 totals[name] = totals.get(name, 0.0) + value * len(batch.labels)
@@ -152,7 +185,9 @@ class _Run:
         if not all(bool(torch.isfinite(p).all()) for p in self.learned):
             self.fail(f"what is learned is not finite after epoch {epoch}")
         self.tuner.on_epoch_end(epoch, self.recipe.epochs)
-        return {"epoch": epoch, "rate": rate} | {name: v / count for name, v in totals.items()}
+        means = {name: total / count for name, total in totals.items()}
+        left_out = {} if self.scale is None else {"skipped": self.scale.skipped - skipped}
+        return {"epoch": epoch, "rate": rate} | means | left_out
 
     def step(self, epoch: int, step: int, batch: Batch) -> dict[str, float]:
         """One step of the optimizer; the named losses over the whole batch."""
@@ -161,15 +196,18 @@ class _Run:
         self.optimizer.zero_grad()
         share, weight = _share(batch)
         losses = self.losses(share)
-        self.tuner.backward(losses)
-        values = self.average(losses, weight)
+        factor = 1.0 if self.scale is None else self.scale.value
+        scaled = {name: loss * factor for name, loss in losses.items()}
+        self.tuner.backward(scaled, partial(self.average, weight=weight, factor=factor))
+        values = self.values(losses, weight)
         if not all(math.isfinite(value) for value in values.values()):
             named = ", ".join(f"{name} = {value:g}" for name, value in values.items())
             self.fail(f"the loss is not finite at epoch {epoch}, step {step} ({named})")
-        for kept, parameter in zip(self.good, self.learned, strict=True):
-            kept.copy_(parameter.detach())
-        self.optimizer.step()
-        self.tuner.on_step_end(Progress(epoch, step, values))
+        if self.accepted(epoch, step):
+            for kept, parameter in zip(self.good, self.learned, strict=True):
+                kept.copy_(parameter.detach())
+            self.optimizer.step()
+            self.tuner.on_step_end(Progress(epoch, step, values))
         if self.progress is not None and distributed.is_main():
             self.progress(epoch, step, values)
         if self.agreed if distributed.world() > 1 else self.asked:
@@ -179,32 +217,55 @@ class _Run:
     def losses(self, batch: Batch) -> dict[str, Tensor]:
         """The named terms of the loss, penalties included."""
         device = self.tuner.clip.device
-        half = self.recipe.precision == "bf16"
-        with torch.autocast(device.type, torch.bfloat16, enabled=half):
-            out = self.tuner(batch.images.to(device, non_blocking=True))
-            for regularizer in self.regularizers:
-                out = out._replace(logits=regularizer.logits(out))
-            losses = self.tuner.losses(out, batch.labels.to(device, non_blocking=True))
-            encode_text = self.tuner.step_encoder(out)
-            for regularizer in self.regularizers:
-                losses[regularizer.name] = regularizer.penalty(out, encode_text)
+        images = batch.images.to(device, non_blocking=True)
+        with torch.autocast(device.type, self.half, enabled=self.half is not None):
+            out = self.tuner(images)
+            with self.frozen.step(images, out):
+                for regularizer in self.regularizers:
+                    out = out._replace(logits=regularizer.logits(out))
+                losses = self.tuner.losses(out, batch.labels.to(device, non_blocking=True))
+                encode_text = self.tuner.step_encoder(out)
+                for regularizer in self.regularizers:
+                    losses[regularizer.name] = regularizer.penalty(out, encode_text)
         return losses
 
-    def average(self, losses: dict[str, Tensor], weight: float) -> dict[str, float]:
-        """The losses and, in place, the gradients over the samples of all processes."""
+    def average(self, gradients: Iterable[Tensor], *, weight: float, factor: float) -> list[Tensor]:
+        """Gradients, one per learned tensor, without the loss's factor, over all processes."""
+        gradients = list(gradients)
+        if factor != 1:
+            gradients = [gradient / factor for gradient in gradients]
+        if distributed.world() == 1:
+            return gradients
+        # a process without a row of its own adds nothing, not even what is not finite
+        mine = torch.cat([g.flatten() for g in gradients])
+        joint = distributed.sum_(mine * weight if weight else torch.zeros_like(mine))
+        parts = joint.split([g.numel() for g in gradients])
+        return [part.view_as(g) for part, g in zip(parts, gradients, strict=True)]
+
+    def values(self, losses: dict[str, Tensor], weight: float) -> dict[str, float]:
+        """The losses over the samples of all processes."""
         values = torch.stack([loss.detach().double() for loss in losses.values()])
         if distributed.world() > 1:
-            gradients = [torch.zeros_like(p) if p.grad is None else p.grad for p in self.learned]
-            joint = distributed.sum_(torch.cat([g.flatten() for g in gradients]) * weight)
-            for parameter, part in zip(
-                self.learned, joint.split([p.numel() for p in self.learned]), strict=True
-            ):
-                parameter.grad = part.view_as(parameter)
             # the wish to stop is shared, so that all processes stop after the same step
             wish = torch.tensor([float(self.asked)], dtype=values.dtype, device=values.device)
             values = distributed.sum_(torch.cat([values * weight, wish]))
             self.agreed = bool(values[-1] > 0)
         return dict(zip(losses, values.tolist(), strict=False))
+
+    def accepted(self, epoch: int, step: int) -> bool:
+        """Whether the optimizer may take this step; float16 steps with infinite gradients not."""
+        if self.scale is None:
+            return True
+        gradients = [p.grad for p in self.learned if p.grad is not None]
+        if self.scale.accepts(gradients):
+            return True
+        where = f"epoch {epoch}, step {step}"
+        _log.info("fit: %s left out, the factor on the loss becomes %g", where, self.scale.value)
+        if self.scale.exhausted:
+            self.fail(
+                f"gradients are not finite at {where}, however small the loss is made for float16"
+            )
+        return False
 
     def fail(self, why: str) -> None:
         """Restore the state of the last finite loss and say what happened."""
@@ -214,6 +275,19 @@ class _Run:
         raise TrainingDiverged(
             f"fit: {why}; the tuner holds the state of the last finite loss; "
             "try a smaller lr or look at that batch"
+        )
+
+
+def _check_half(device: torch.device, dtype: torch.dtype, precision: str) -> None:
+    """Refuse a device on which torch would leave autocast off."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with torch.autocast(device.type, dtype):
+            runs = torch.is_autocast_enabled(device.type)
+    if not runs:
+        raise NotImplementedError(
+            f"fit: precision {precision} is not possible on {device.type} with torch "
+            f"{torch.__version__}; use fp32"
         )
 
 

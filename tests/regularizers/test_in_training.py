@@ -10,7 +10,7 @@ import torch
 from vlcal.regularizers import DOR, REGULARIZERS, Knowledge, Regularizer, make
 from vlcal.regularizers.base import zero_shot_features
 from vlcal.training import fit, setup_of
-from vlcal.tuners import TUNERS, CoCoOp, CoOp, FeatureBatches, Recipe, Tuner
+from vlcal.tuners import TUNERS, VPT, CoCoOp, CoOp, FeatureBatches, MaPLe, Recipe, Tuner
 from vlcal.types import Batch, ClassSet, Outputs
 
 from .conftest import BASE, WORDS
@@ -149,6 +149,22 @@ def test_knowledge_of_a_hand_made_case():
     assert float(term.penalty(out, lambda words: tuned)) == pytest.approx(1.6, abs=1e-14)
 
 
+@pytest.mark.parametrize("cls", TUNERS, ids=lambda cls: cls.name)
+def test_knowledge_refuses_tuners_that_learn_no_text(clip, cls):
+    setup = setup_of(cls(clip, BASE))
+    if cls.name not in ("zero_shot", "vpt"):
+        Knowledge().check(setup)
+        return
+    with pytest.raises(NotImplementedError, match="knowledge: the text features are not learned"):
+        Knowledge().prepare(setup)
+
+
+def test_knowledge_takes_a_context_for_each_class(clip):
+    tuner = CoOp(clip, BASE, n_ctx=4, class_specific=True)
+    history = fit(tuner, loader(), SHORT, [Knowledge()])
+    assert history[-1]["knowledge"] > 0
+
+
 def test_knowledge_starts_at_zero_where_prompt_and_template_agree(clip, setup):
     term = Knowledge()
     term.prepare(setup)
@@ -198,6 +214,46 @@ def test_a_rescaling_of_logits_reaches_the_loss_and_not_the_prediction(clip):
     x = next(iter(loader())).images
     expected = clip.logit_scale * x @ tuner.text_features().T
     torch.testing.assert_close(tuner.predict(x).logits, expected)
+
+
+class ZeroShotLogits(ZeroShotRange):
+    """The same from the frozen model's image features, for tuners that change these."""
+
+    def prepare(self, setup):
+        super().prepare(setup)
+        self.images, self.seen = setup.frozen_images, []
+
+    def logits(self, out):
+        frozen = self.images()
+        assert self.images() is frozen
+        self.seen.append(frozen)
+        return super().logits(out._replace(image_features=frozen))
+
+
+@pytest.mark.parametrize("cls", TUNERS[1:], ids=lambda cls: cls.name)
+def test_frozen_image_features_are_those_of_the_steps_images(clip, cls):
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    batch, term = Batch(images, torch.arange(4), torch.arange(4)), ZeroShotLogits()
+    fit(cls(clip, BASE), [batch], Recipe(epochs=2, lr=1e-3), [term])
+    assert len(term.seen) == 2 and not any(seen.requires_grad for seen in term.seen)
+    with torch.no_grad():
+        for seen in term.seen:
+            torch.testing.assert_close(seen, clip.encode_image(images))
+    with pytest.raises(RuntimeError, match="only while a training step runs"):
+        term.images()
+
+
+@pytest.mark.parametrize("cls", [MaPLe, VPT], ids=lambda cls: cls.name)
+def test_images_are_encoded_frozen_once_a_step_and_only_if_asked_for(clip, cls, monkeypatch):
+    calls, encode = [], type(clip).encode_image
+    monkeypatch.setattr(
+        type(clip), "encode_image", lambda self, images: calls.append(1) or encode(self, images)
+    )
+    batch = Batch(torch.randn(4, 3, 16, 16), torch.arange(4), torch.arange(4))
+    fit(cls(clip, BASE), [batch], Recipe(epochs=2), [Regularizer()])
+    assert calls == []
+    fit(cls(clip, BASE), [batch], Recipe(epochs=2), [ZeroShotLogits(), ZeroShotLogits()])
+    assert len(calls) == 2
 
 
 # -- by name

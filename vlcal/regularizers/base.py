@@ -15,6 +15,11 @@ from vlcal.types import ClassSet, Outputs
 EncodeText = Callable[[Sequence[str]], Tensor]
 
 
+def no_images() -> Tensor:
+    """What `Setup.frozen_images` is without a training."""
+    raise RuntimeError("frozen_images: there are images only while a training step runs")
+
+
 class Setup(NamedTuple):
     """What a regularizer may know before the first step.
 
@@ -23,12 +28,18 @@ class Setup(NamedTuple):
         classes: the classes that are learned.
         encode_text: the tuner's own function from words to unit features [W, D].
         learns_images: whether image features in training differ from those of the frozen model.
+        learns_text: whether text features do.
+        frozen_images: for `Regularizer.logits` and `penalty`: gives the frozen model's unit image
+            features [B, D] for the images of the running step, without gradients. Encoded when
+            first asked for in a step, and only if the tuner changes images.
     """
 
     clip: CLIP
     classes: ClassSet
     encode_text: EncodeText
     learns_images: bool = False
+    learns_text: bool = True
+    frozen_images: Callable[[], Tensor] = no_images
 
 
 class Regularizer:
@@ -79,6 +90,16 @@ class Regularizer:
 
     def load_state_dict(self, state: dict[str, Tensor]) -> None:
         """Put back what `state_dict` gave."""
+
+
+def check_learned(who: str, setup: Setup) -> None:
+    """Refuse a tuner that learns no text.
+
+    Raises:
+        NotImplementedError: with a sentence.
+    """
+    if not setup.learns_text:
+        raise NotImplementedError(f"{who}: the text features are not learned, nothing to hold back")
 
 
 @torch.no_grad()

@@ -12,7 +12,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from vlcal.regularizers.base import EncodeText, Regularizer, Setup, zero_shot_features
+from vlcal.regularizers.base import (
+    EncodeText,
+    Regularizer,
+    Setup,
+    check_learned,
+    zero_shot_features,
+)
 from vlcal.types import ClassSet, Outputs
 
 EPS = 1e-7  # of the cosine, as in the published code
@@ -36,8 +42,13 @@ class Knowledge(Regularizer):
 
     zero_shot_: Tensor = field(init=False, repr=False)
 
+    def check(self, setup: Setup) -> None:
+        """Refuse a tuner whose text features never change."""
+        check_learned(self.name, setup)
+
     def prepare(self, setup: Setup) -> None:
         """Encode the classes with the frozen model."""
+        self.check(setup)
         names, template = setup.classes.names, self.template or setup.classes.template
         self.zero_shot_ = zero_shot_features(setup.clip, ClassSet(names, template))
 

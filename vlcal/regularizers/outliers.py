@@ -12,7 +12,7 @@ from torch import Tensor
 from vlcal import ops
 from vlcal.clip import CLIP, unit
 from vlcal.data.cache import cached_features, feature_key
-from vlcal.regularizers.base import Setup
+from vlcal.regularizers.base import Setup, check_learned
 from vlcal.types import ClassSet
 
 RANKS = ("mean", "max", "top", "far", "random", "oracle")
@@ -159,12 +159,12 @@ def check_open(who: str, setup: Setup) -> None:
     Raises:
         NotImplementedError: with the tuner's own sentence if it has one.
     """
+    check_learned(who, setup)
     try:
         features = setup.encode_text(["no class"])
     except (NotImplementedError, ValueError) as error:
         raise NotImplementedError(f"{who}: needs features of any word, but {error}") from error
-    if not features.requires_grad:
-        raise NotImplementedError(f"{who}: the text features are not learned, nothing to hold back")
+    check_learned(who, setup._replace(learns_text=features.requires_grad))
 
 
 @torch.no_grad()

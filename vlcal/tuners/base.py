@@ -15,6 +15,9 @@ from vlcal.clip import CLIP
 from vlcal.regularizers import EncodeText
 from vlcal.types import Batch, ClassSet, Outputs
 
+PRECISIONS = ("fp32", "bf16", "fp16")
+Average = Callable[[Iterable[Tensor]], list[Tensor]]
+
 
 @dataclass(frozen=True)
 class Recipe:
@@ -32,8 +35,9 @@ class Recipe:
         weight_decay: of SGD, on everything that is learned.
         warmup_epochs: epochs at `warmup_lr`.
         warmup_lr: the rate before the cosine starts.
-        precision: "fp32", or "bf16" for autocast; parameters, features and logits are float32 in
-            both.
+        precision: "fp32", or "bf16" or "fp16" for autocast, "fp16" with a factor on the loss that
+            adapts; parameters, features and logits are float32 in all, and so is all that is
+            evaluated.
     """
 
     epochs: int = 200
@@ -51,8 +55,10 @@ class Recipe:
                 raise ValueError(f"Recipe: {name} must be at least 1, got {getattr(self, name)}")
         if not 0 < self.lr < math.inf:
             raise ValueError(f"Recipe: lr must be positive and finite, got {self.lr}")
-        if self.precision not in ("fp32", "bf16"):
-            raise ValueError(f"Recipe: precision must be fp32 or bf16, got {self.precision!r}")
+        if self.precision not in PRECISIONS:
+            raise ValueError(
+                f"Recipe: precision must be one of {', '.join(PRECISIONS)}, got {self.precision!r}"
+            )
 
     def rate(self, epoch: int) -> float:
         """The learning rate of an epoch, counted from 0."""
@@ -93,6 +99,7 @@ class Tuner(nn.Module):
     recipe: ClassVar[Recipe] = Recipe()
     settings: ClassVar[Mapping[str, Setting]] = {}
     learns_images: ClassVar[bool] = False
+    learns_text: ClassVar[bool] = True
     linear: ClassVar[bool] = True
 
     def __init__(self, clip: CLIP, classes: ClassSet, **hyperparameters: Any) -> None:
@@ -175,9 +182,23 @@ class Tuner(nn.Module):
     def prepare(self, train: Iterable[Batch]) -> None:
         """Look at the training data before the first step."""
 
-    def backward(self, losses: dict[str, Tensor]) -> None:
-        """Leave a gradient in every learned parameter."""
-        torch.stack(list(losses.values())).sum().backward()
+    def learned(self) -> list[nn.Parameter]:
+        """The parameters that require gradients."""
+        return [p for p in self.parameters() if p.requires_grad]
+
+    def backward(self, losses: dict[str, Tensor], average: Average = list) -> None:
+        """Leave a gradient in every learned parameter.
+
+        Args:
+            losses: of this process's images; under float16 all times the same factor.
+            average: takes the gradients of a scalar, one per learned parameter, and gives those
+                over the images of all processes, without the factor. What is left must have gone
+                through it, each gradient before it is combined with others.
+        """
+        learned, total = self.learned(), torch.stack(list(losses.values())).sum()
+        gradients = average(torch.autograd.grad(total, learned, materialize_grads=True))
+        for parameter, gradient in zip(learned, gradients, strict=True):
+            parameter.grad = gradient
 
     def on_step_end(self, progress: Progress) -> None:
         """Do something after a step of the optimizer."""
@@ -188,6 +209,16 @@ class Tuner(nn.Module):
     def step_encoder(self, out: Outputs) -> EncodeText:
         """What regularizers encode words with, in the step whose outputs these are."""
         return self.encode_text
+
+    def frozen_image_features(self, images: Tensor, out: Outputs) -> Tensor:
+        """Unit image features [B, D] of the frozen model, for the images that gave these outputs.
+
+        Those of the outputs, without gradients, unless the method changes image features.
+        """
+        if not self.learns_images:
+            return out.image_features.detach()
+        with torch.no_grad():
+            return self.clip.encode_image(images)
 
     def training_state(self) -> dict[str, Tensor]:
         """What the next step depends on beside what is learned, as the tensors that hold it.

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from vlcal.clip import CLIP
-from vlcal.tuners.base import Recipe, Setting, cosine_logits
+from vlcal.tuners.base import Average, Recipe, Setting, cosine_logits
 from vlcal.tuners.coop import CoOp
 from vlcal.tuners.prompts import initial_context
 from vlcal.tuners.targets import FrozenText
@@ -23,9 +23,7 @@ class ProGrad(CoOp):
     """CoOp whose gradient loses the part that points against the zero-shot model.
 
     The zero-shot loss is -T^2 * mean_i sum_c softmax(teacher_i / T)_c log softmax(student_i / T)_c.
-    It is reported and steers, but never descended: see `aligned`. With several processes each
-    aligns the gradients of its own samples before they are averaged, so results differ from those
-    of one process.
+    It is reported and steers, but never descended: see `aligned`.
 
     Args:
         clip: the frozen model.
@@ -95,12 +93,15 @@ class ProGrad(CoOp):
             "zero_shot": soft_cross_entropy(out.logits, teacher, self.temperature)
         }
 
-    def backward(self, losses: dict[str, Tensor]) -> None:
-        """Leave the aligned gradient of all terms but the zero-shot loss."""
-        learned = [p for p in self.parameters() if p.requires_grad]
-        steering = torch.autograd.grad(losses["zero_shot"], learned, retain_graph=True)
+    def backward(self, losses: dict[str, Tensor], average: Average = list) -> None:
+        """Leave the aligned gradient of all terms but the zero-shot loss.
+
+        Both gradients are averaged over the processes before they are compared.
+        """
+        learned = self.learned()
         rest = torch.stack([term for name, term in losses.items() if name != "zero_shot"]).sum()
-        own = torch.autograd.grad(rest, learned)
+        steering = average(torch.autograd.grad(losses["zero_shot"], learned, retain_graph=True))
+        own = average(torch.autograd.grad(rest, learned))
         for parameter, mine, theirs in zip(learned, own, steering, strict=True):
             parameter.grad = aligned(mine, theirs, self.strength)
 

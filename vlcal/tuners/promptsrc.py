@@ -119,6 +119,10 @@ class PromptSRC(IVLP):
                 self._frozen = self.clip.encode_image(images)
         return super().image_features(images)
 
+    def frozen_image_features(self, images: Tensor, out: Outputs) -> Tensor:
+        """Those that `image_features` has encoded anyway."""
+        return self._frozen
+
     def losses(self, out: Outputs, labels: Tensor) -> dict[str, Tensor]:
         """Cross-entropy and the three distances to the frozen model."""
         text, image, belief = self.weights

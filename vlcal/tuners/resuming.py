@@ -5,14 +5,25 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
 
 from vlcal._files import write_atomic
-from vlcal.regularizers import Regularizer
 from vlcal.tuners.base import Tuner
+
+
+class Holder(Protocol):
+    """Something beside the tuner that the next step depends on: a regularizer, a loss scale."""
+
+    def state_dict(self) -> dict[str, Tensor]:
+        """What it holds."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Tensor]) -> None:
+        """Put back what `state_dict` gave."""
+        ...
 
 
 def store(
@@ -22,7 +33,7 @@ def store(
     tuner: Tuner,
     optimizer: torch.optim.Optimizer,
     generators: Sequence[torch.Generator],
-    regularizers: Sequence[Regularizer] = (),
+    holders: Sequence[Holder] = (),
 ) -> None:
     """Write everything that the next epoch depends on."""
     from safetensors.torch import save
@@ -35,9 +46,9 @@ def store(
                 tensors[f"optimizer.{number}.{name}"] = value
     for number, generator in enumerate(generators):
         tensors[f"generator.{number}"] = generator.get_state()
-    for number, regularizer in enumerate(regularizers):
-        for name, value in regularizer.state_dict().items():
-            tensors[f"regularizer.{number}.{name}"] = value
+    for number, holder in enumerate(holders):
+        for name, value in holder.state_dict().items():
+            tensors[f"holder.{number}.{name}"] = value
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
     metadata = {"vlcal": json.dumps({"format": 1, "run": about, "history": history})}
     write_atomic(path, save(tensors, metadata))
@@ -49,7 +60,7 @@ def restore(
     tuner: Tuner,
     optimizer: torch.optim.Optimizer,
     generators: Sequence[torch.Generator],
-    regularizers: Sequence[Regularizer] = (),
+    holders: Sequence[Holder] = (),
 ) -> list[dict[str, Any]]:
     """Put back what `store` wrote and return the history.
 
@@ -82,8 +93,8 @@ def restore(
     optimizer.load_state_dict(optimizer.state_dict() | {"state": state})
     for number, generator in enumerate(generators):
         generator.set_state(tensors[f"generator.{number}"])
-    for number, regularizer in enumerate(regularizers):
-        regularizer.load_state_dict(_below(tensors, f"regularizer.{number}."))
+    for number, holder in enumerate(holders):
+        holder.load_state_dict(_below(tensors, f"holder.{number}."))
     return stored["history"]
 
 

@@ -1,15 +1,18 @@
-"""What the frozen model says about words in fixed templates: the target of several tuners."""
+"""What the frozen model says about words and images: the target of tuners and regularizers."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from vlcal.clip import CLIP, unit
-from vlcal.types import ClassSet
+from vlcal.regularizers.base import no_images
+from vlcal.tuners.base import Tuner
+from vlcal.types import ClassSet, Outputs
 
 
 class FrozenText:
@@ -49,3 +52,35 @@ class FrozenText:
                 tokens = text.tokenize(prompts).to(self.clip.device)
                 total = total + text.encode(text.embed(tokens), text.end(tokens))
         return unit(total)
+
+
+class FrozenImages:
+    """The frozen model's unit image features for the images of the running step, no gradients.
+
+    They are made when somebody first asks for them in a step, and cost nothing otherwise.
+
+    Args:
+        tuner: whose steps they are.
+    """
+
+    def __init__(self, tuner: Tuner) -> None:
+        self.tuner = tuner
+        self._step: tuple[Tensor, Outputs] | None = None
+        self._kept: Tensor | None = None
+
+    @contextmanager
+    def step(self, images: Tensor, out: Outputs) -> Iterator[None]:
+        """The step with these images [B, 3, H, W] and their outputs runs inside."""
+        self._step, self._kept = (images, out), None
+        try:
+            yield
+        finally:
+            self._step = self._kept = None
+
+    def __call__(self) -> Tensor:
+        """Unit features [B, D]."""
+        if self._step is None:
+            return no_images()
+        if self._kept is None:
+            self._kept = self.tuner.frozen_image_features(*self._step)
+        return self._kept

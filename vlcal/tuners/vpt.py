@@ -37,6 +37,7 @@ class VPT(Tuner):
         for name, recipe in (("dac2024", recipe), ("upstream", recipe))
     }
     learns_images: ClassVar[bool] = True
+    learns_text: ClassVar[bool] = False
 
     def __init__(
         self,

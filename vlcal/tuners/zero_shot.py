@@ -24,6 +24,7 @@ class ZeroShot(Tuner):
     """
 
     name: ClassVar[str] = "zero_shot"
+    learns_text: ClassVar[bool] = False
 
     def __init__(self, clip: CLIP, classes: ClassSet) -> None:
         super().__init__(clip, classes)

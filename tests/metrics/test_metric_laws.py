@@ -11,6 +11,7 @@ from vlcal.metrics import (
     MissingInput,
     ace,
     ace_mean,
+    aurc,
     average_ce,
     binned,
     bins,
@@ -83,8 +84,11 @@ def test_the_order_of_samples_changes_nothing(metric, rule):
     assert metric(shuffled, rule) == pytest.approx(metric(seen, rule), abs=1e-15)
 
 
-# the others estimate, or count samples
-@cases([each for each in METRICS if each is not rmsce_debiased], [convention("standard")])
+# these two depend on the number of samples
+PER_SAMPLE = [each for each in METRICS if each not in (rmsce_debiased, aurc)]
+
+
+@cases(PER_SAMPLE, [convention("standard")])
 def test_duplicating_the_sample_changes_nothing(metric, rule):
     seen = sample()
     twice = rows(seen, torch.arange(1200) % 600)

@@ -23,6 +23,7 @@ from vlcal.metrics.per_class import ClassTable, class_table
 from vlcal.metrics.proximity_informed import piece
 from vlcal.metrics.rates import accuracy, mean_confidence
 from vlcal.metrics.scores import brier, nll
+from vlcal.metrics.selective import RiskCoverage, aurc, auroc, risk_coverage
 
 METRICS = (
     accuracy,
@@ -41,6 +42,8 @@ METRICS = (
     ace_mean,
     rmsce,
     rmsce_debiased,
+    auroc,
+    aurc,
 )
 
 __all__ = [
@@ -52,9 +55,12 @@ __all__ = [
     "Derived",
     "MissingInput",
     "OverBins",
+    "RiskCoverage",
     "accuracy",
     "ace",
     "ace_mean",
+    "aurc",
+    "auroc",
     "average_ce",
     "binned",
     "bins",
@@ -71,6 +77,7 @@ __all__ = [
     "outcomes_of_probs",
     "overconfidence",
     "piece",
+    "risk_coverage",
     "rmsce",
     "rmsce_debiased",
     "signed_gap",

@@ -7,7 +7,7 @@ import warnings
 import numpy as np
 import pytest
 
-from vlcal.cli import main
+from vlcal.cli import _parser, main
 from vlcal.commands import COMMANDS
 from vlcal.evaluation import evaluate
 from vlcal.types import Predictions
@@ -107,7 +107,7 @@ def test_options_reach_the_tuner_and_each_regularizer(capsys, monkeypatch, tmp_p
         seen.append(method)
         raise ValueError("seen")
 
-    monkeypatch.setattr("vlcal.commands.run", stop)
+    monkeypatch.setattr("vlcal.commands.tuning.run", stop)
     given = ["n_ctx=4", "dor.top_k=100", "dor.weight=2", "dor.rank=max", "knowledge.weight=3"]
     sets = [word for each in given for word in ("--set", each)]
     words = ["--dor", "--regularizer", "knowledge", *sets, "--out", tmp_path]
@@ -194,7 +194,7 @@ def test_interruption_ends_with_130_and_the_way_on(monkeypatch, capsys):
     def interrupted(*_, **__):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("vlcal.commands.run_demo", interrupted)
+    monkeypatch.setattr("vlcal.commands.tuning.run_demo", interrupted)
     code, _, err = run(capsys, "demo")
     assert code == 130
     assert "the same command goes on" in err
@@ -208,8 +208,10 @@ def test_every_flag_is_described(command, capsys):
     assert end.value.code == 0
     assert "{true,false}" not in out
     assert not re.search(r"--[a-z]+_", out)
-    for name in list(command.__annotations__)[1:-1]:
-        assert name.replace("_", "-") in out or name in out
+    assert "given" not in re.findall(r"--?([a-z-]+)", out)
+    options = _parser({command.__name__: command})._subcommands_action.choices[command.__name__]
+    described = {action.dest: action.help for action in options._actions}
+    assert [name for name, text in described.items() if not text or "==SUPPRESS==" in text] == []
 
 
 @pytest.fixture(scope="module")

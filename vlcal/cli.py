@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import inspect
 import json
 import logging
@@ -10,7 +11,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_type_hints
 
 from vlcal import __version__
 from vlcal._optional import optional
@@ -49,6 +50,9 @@ def _main(argv: list[str]) -> int:
     given = parser.parse_args(_normalized(argv, known))
     command = known[given.command]
     options = given[given.command].as_dict() if given.get(given.command) else {}
+    for parameter, kind in _groups(command).items():
+        flags = {field: options.pop(kind.prefix + field, None) for field in _fields(kind)}
+        options[parameter] = kind(**flags)
     logging.basicConfig(stream=sys.stderr, level=logging.WARNING, format="vlcal: %(message)s")
     warnings.showwarning = _say_warning
     with _progress(quiet) as progress:
@@ -73,9 +77,30 @@ def _parser(commands: dict[str, Callable[..., Any]]) -> Any:
     for name, command in commands.items():
         about = (inspect.getdoc(command) or "").splitlines()[0]
         one = ArgumentParser(description=about)
-        one.add_function_arguments(command, skip={"progress"}, as_group=False, as_positional=True)
+        groups = _groups(command)
+        for kind in groups.values():
+            for field, (hint, text) in _fields(kind).items():
+                one.add_argument(f"--{kind.prefix}{field}", type=hint, default=None, help=text)
+        skip = {"progress", *groups}
+        one.add_function_arguments(command, skip=skip, as_group=False, as_positional=True)
         subcommands.add_subcommand(name, one, help=about)
     return parser
+
+
+def _groups(command: Callable[..., Any]) -> dict[str, Any]:
+    """Parameters of a command that are many flags: a dataclass whose fields, prefixed, are such."""
+    parameters = inspect.signature(command, eval_str=True).parameters.values()
+    return {p.name: p.annotation for p in parameters if dataclasses.is_dataclass(p.annotation)}
+
+
+def _fields(kind: Any) -> dict[str, tuple[Any, str]]:
+    """Type and description of every field of a group."""
+    hints = get_type_hints(kind)
+    about = "validation images: " if kind.prefix else ""
+    return {
+        each.name: (hints[each.name], about + each.metadata["help"])
+        for each in dataclasses.fields(kind)
+    }
 
 
 def _hyphens(text: str) -> str:
@@ -101,6 +126,7 @@ def _normalized(argv: list[str], commands: dict[str, Callable[..., Any]]) -> lis
         parameters = inspect.signature(commands[argv[0]], eval_str=True).parameters.values()
         switches = {f"--{p.name}" for p in parameters if p.annotation is bool}
         required = {f"--{p.name}" for p in parameters if p.default is p.empty} - {"--progress"}
+        required -= {f"--{name}" for name in _groups(commands[argv[0]])}
     words: list[str] = []
     rest = iter(argv)
     for word in rest:

@@ -92,7 +92,8 @@ def row_cells(row: Mapping[str, Any]) -> BinStatistics | None:
         raise ValueError(f"{who} must be of the grid {GRID!r}")
     try:
         chosen, *columns = (torch.tensor(content[name]) for name in _NAMES)
-        closed, table = content.get("closed"), torch.stack(columns)
+        closed: Any = content.get("closed")
+        table = torch.stack(columns)
     except (TypeError, KeyError, ValueError, RuntimeError, OverflowError) as error:
         raise ValueError(f"{who} must hold {', '.join(_NAMES)}, equally long: {error}") from error
     size = len(_edges()) - 1

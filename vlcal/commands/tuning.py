@@ -1,16 +1,12 @@
-"""The commands behind the command line: plain functions whose signatures are the flags."""
+"""The commands that run a model: demo, tune, predict."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import replace
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from vlcal import info as installation
-from vlcal.calibrators import calibrator as calibrator_named
-from vlcal.calibrators import save_calibrator
 from vlcal.clip import load
+from vlcal.commands.answers import Answer, seed_numbers, told, words
 from vlcal.data.items import loader
 from vlcal.data.registry import open_dataset
 from vlcal.data.transforms import evaluation as evaluation_transform
@@ -18,22 +14,14 @@ from vlcal.demo import METHOD
 from vlcal.demo import demo as run_demo
 from vlcal.evaluation import evaluate as evaluate_arrays
 from vlcal.experiment import Method, Progress, run
-from vlcal.inputs import read_array, read_features_of, read_pair
+from vlcal.inputs import read_names
 from vlcal.prediction import predict as predict_images
 from vlcal.protocols import base_to_new
 from vlcal.regularizers import regularizer as regularizer_named
-from vlcal.reports import Report, plain, read_report, result_table, write_report
-from vlcal.reports.reliability import reliability_diagram
-from vlcal.tuners import ZeroShot, by_name, check_options, load_tuner
-from vlcal.types import ClassSet, Predictions
+from vlcal.reports import write_report
+from vlcal.tuners import ZeroShot, by_name, load_tuner
+from vlcal.types import ClassSet
 from vlcal.writeup import write_up
-
-
-class Answer(NamedTuple):
-    """What a command has to say: for programs, and for people."""
-
-    data: dict[str, Any]
-    text: str
 
 
 def demo(
@@ -53,8 +41,8 @@ def demo(
         epochs: passes over the train images.
     """
     method = replace(METHOD, recipe=replace(METHOD.recipe, epochs=epochs))
-    made = run_demo(out, seeds=_seeds(seeds), shots=shots, method=method, progress=progress)
-    return _told(made.report, made.page)
+    made = run_demo(out, seeds=seed_numbers(seeds), shots=shots, method=method, progress=progress)
+    return told(made.report, made.page)
 
 
 def tune(
@@ -104,9 +92,9 @@ def tune(
     """
     clip = load(model, pretrained=pretrained, checkpoint=checkpoint, download=download)
     dataset = open_dataset(data, root)
-    options, regularizers = _by_owner(set or {}, [*["dor"] * dor, *_words(regularizer)])
+    options, regularizers = _by_owner(set or {}, [*["dor"] * dor, *words(regularizer)])
     method = _method(tuner, setting, options, epochs, views, regularizers)
-    names = _words(calibrators)
+    names = words(calibrators)
     results = [
         run(
             base_to_new(dataset, shots, seed),
@@ -117,12 +105,12 @@ def tune(
             convention=convention,
             progress=progress,
         )
-        for seed in _seeds(seeds)
+        for seed in seed_numbers(seeds)
     ]
     about = f"{clip.name}, {method.label} on {dataset.name}, {shots} shots of each base class."
     title = f"{method.label} on {dataset.name}"
     report = write_up(results, title=title, about=about, calibrator=names[-1] if names else None)
-    return _told(report, write_report(out, report))
+    return told(report, write_report(out, report))
 
 
 def predict(
@@ -156,7 +144,8 @@ def predict(
     tuner, dataset = load_tuner(run, clip), open_dataset(data, root)
     if list not in ("train", "val", "test"):
         raise ValueError(f"predict: list must be train, val or test, got {list!r}")
-    names = dataset.classes if classes is None else _names(classes, dataset.classes.template)
+    template = dataset.classes.template
+    names = dataset.classes if classes is None else ClassSet(read_names(classes), template)
     label = {name: position for position, name in enumerate(names.names)}
     items = [
         item._replace(label=label[item.class_name])
@@ -175,130 +164,6 @@ def predict(
     predictions.save(out)
     found = evaluate_arrays(predictions=predictions)
     return Answer({"out": out, **found.to_dict()}, f"{found}\n{out}")
-
-
-def calibrate(
-    progress: Progress,
-    *,
-    method: str = "ts",
-    set: dict[str, Any] | None = None,
-    logits: str | None = None,
-    labels: str | None = None,
-    val_logits: str | None = None,
-    val_labels: str | None = None,
-    val: str | None = None,
-    test: str | None = None,
-    seed: int = 0,
-    convention: str = "standard",
-    out: str = "vlcal-calibrated",
-) -> Answer:
-    """Fit a calibrator and apply it, to two arrays of any library or to saved predictions.
-
-    Arrays are .npy files, or FILE.npz:NAME. Without validation arrays a random half of the rows is
-    fitted on and only the other half is calibrated and measured.
-
-    Args:
-        method: ts, dac, or package.module:Class.
-        set: options of the calibrator, e.g. --set k=10.
-        logits: [N, C], already multiplied by the model's logit scale.
-        labels: [N] integers.
-        val_logits: validation logits.
-        val_labels: validation labels.
-        val: validation predictions, as written by vlcal predict.
-        test: test predictions.
-        seed: of the random halves.
-        convention: of the metrics.
-        out: folder for calibrator.safetensors, calibrated.safetensors and the report.
-    """
-    cls, options = calibrator_named(method), set or {}
-    check_options(cls, options)
-    fit_on, apply_to, how = read_pair(logits, labels, val_logits, val_labels, val, test, seed)
-    fitted = cls(**options).fit(fit_on)
-    made = fitted.transform(apply_to)
-    Path(out).mkdir(parents=True, exist_ok=True)
-    save_calibrator(fitted, Path(out) / "calibrator.safetensors")
-    made.save(Path(out) / "calibrated.safetensors")
-    rows = []
-    for name, predictions in (("none", apply_to), (method, made)):
-        found = evaluate_arrays(predictions=predictions, convention=convention)
-        about = {"tuner": "given", "calibrator": name, "split": "test", "convention": convention}
-        rows.append({**about, **found.to_dict()})
-    report = Report.from_rows(rows, title=f"Calibration by {method}", about=how)
-    return _told(report, write_report(out, report))
-
-
-def evaluate(
-    progress: Progress,
-    *,
-    logits: str | None = None,
-    probs: str | None = None,
-    confidence: str | None = None,
-    correct: str | None = None,
-    labels: str | None = None,
-    image_features: str | None = None,
-    text_features: str | None = None,
-    logit_scale: float | None = None,
-    predictions: str | None = None,
-    proximity: str | None = None,
-    convention: str = "standard",
-    plot: str | None = None,
-) -> Answer:
-    """Measure accuracy and calibration under a named convention.
-
-    Arrays are .npy files, or FILE.npz:NAME. What an array is is said by its flag, never guessed.
-
-    Args:
-        logits: [N, C], already multiplied by the model's logit scale.
-        probs: [N, C], rows sum to 1.
-        confidence: [N], with --correct.
-        correct: [N] bool.
-        labels: [N] integers.
-        image_features: [N, D], with --text-features and --logit-scale; rows are normalized.
-        text_features: [C, D]; rows are normalized.
-        logit_scale: the factor on cosines, 100 for released CLIPs.
-        predictions: a file written by vlcal predict.
-        proximity: [N] in 0..1, for PIECE.
-        convention: standard or dac2024.
-        plot: .svg or .png for the reliability diagram.
-    """
-    given = {"logits": logits, "probs": probs, "confidence": confidence, "correct": correct}
-    given |= {"proximity": proximity}
-    arrays: dict[str, Any] = {
-        name: read_array(spec) for name, spec in given.items() if spec is not None
-    }
-    if image_features or text_features or logit_scale:
-        arrays["predictions"] = read_features_of(image_features, text_features, logit_scale, labels)
-    elif predictions:
-        arrays["predictions"] = Predictions.load(predictions)
-    if labels is not None and "predictions" not in arrays:
-        arrays["labels"] = read_array(labels)
-    found = evaluate_arrays(**arrays, convention=convention)
-    text = str(found)
-    if plot is not None:
-        figure, _ = reliability_diagram(found.bins, title=f"convention {convention}")
-        figure.savefig(plot)
-        text += f"\n{plot}"
-    return Answer(found.to_dict(), text)
-
-
-def report(progress: Progress, source: str, *, out: str = "vlcal-report") -> Answer:
-    """Write the report of stored results: a results.jsonl, or the report.json of an older report.
-
-    Args:
-        source: the file.
-        out: folder for report.html and report.json.
-    """
-    made = read_report(source)
-    return _told(made, write_report(out, made))
-
-
-def info(progress: Progress) -> Answer:
-    """Show versions, devices, and which backends each operation has here, with reasons."""
-    facts = installation.collect()
-    return Answer(facts, installation.text(facts))
-
-
-COMMANDS = (demo, tune, predict, calibrate, evaluate, report, info)
 
 
 def _by_owner(
@@ -335,24 +200,3 @@ def _method(
     if epochs is not None:
         recipe = replace(recipe, epochs=epochs)
     return Method(tuner, options, recipe, views, regularizers=regularizers)
-
-
-def _words(text: str) -> list[str]:
-    return [word for word in text.split(",") if word]
-
-
-def _seeds(text: str) -> list[int]:
-    try:
-        return [int(part) for part in text.split(",")]
-    except ValueError as error:
-        raise ValueError(f"seeds must be integers with commas between, got {text!r}") from error
-
-
-def _names(path: str, template: str) -> ClassSet:
-    names = [line.strip() for line in Path(path).read_text(encoding="utf-8").splitlines()]
-    return ClassSet(tuple(name for name in names if name), template)
-
-
-def _told(report: Report, page: Path) -> Answer:
-    text = "\n".join([plain(result_table(report.rows)), "", *report.headline, "", str(page)])
-    return Answer(json.loads(report.to_json()) | {"page": str(page)}, text)

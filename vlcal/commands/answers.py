@@ -1,0 +1,38 @@
+"""What a command has to say, and the words of its flags."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from vlcal.reports import Report, plain, result_table
+
+
+class Answer(NamedTuple):
+    """What a command has to say: for programs, and for people."""
+
+    data: dict[str, Any]
+    text: str
+
+
+def told(report: Report, page: Path) -> Answer:
+    """The report as data without the cells of its pictures, and its table and headline as text."""
+    text = "\n".join([plain(result_table(report.rows)), "", *report.headline, "", str(page)])
+    data = json.loads(report.to_json())
+    for row in data["rows"]:
+        row.pop("cells", None)
+    return Answer(data | {"page": str(page)}, text)
+
+
+def words(text: str) -> list[str]:
+    """The words between commas."""
+    return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def seed_numbers(text: str) -> list[int]:
+    """The integers between commas."""
+    try:
+        return [int(part) for part in text.split(",")]
+    except ValueError as error:
+        raise ValueError(f"seeds must be integers with commas between, got {text!r}") from error

@@ -9,8 +9,10 @@ from vlcal.calibrators import ContrastAware
 from vlcal.types import Predictions
 
 
-def predictions(seed=0, n=40, c=30, moved=0.02, scale=100.0, stored=True, other_scale=None):
-    """A model whose image and text features were moved, and the one before."""
+def predictions(
+    seed=0, n=40, c=30, moved=0.02, scale=100.0, stored=True, other_scale=None, same_images=False
+):
+    """A model with moved text features, and image features if not the same, and the one before."""
     generator = torch.Generator().manual_seed(seed)
 
     def unit(rows, near=None):
@@ -42,8 +44,9 @@ def outputs(model, unit):
 
 @pytest.mark.parametrize("stored", [True, False])
 @pytest.mark.parametrize("unit", ["cosine", "scaled", "probability"])
-def test_contrast_is_the_mean_difference_of_the_outputs(unit, stored):
-    test = predictions(stored=stored, scale=20.0, other_scale=25.0)
+@pytest.mark.parametrize("same_images", [True, False])
+def test_contrast_is_the_mean_difference_of_the_outputs(unit, stored, same_images):
+    test = predictions(stored=stored, scale=20.0, other_scale=25.0, same_images=same_images)
     truth = (outputs(test.zero_shot, unit) - outputs(test, unit)).abs().mean(-1)
     ours = ContrastAware(unit=unit).contrast(test).double()
     torch.testing.assert_close(ours, truth, rtol=2e-4, atol=2e-6 if unit == "scaled" else 1e-7)

@@ -130,23 +130,28 @@ class ContrastAware(RowScaling):
         return gamma.clamp(min=LOWEST)
 
     def _fused(self, tuned: Predictions, zero_shot: Predictions) -> Tensor:
-        image, text = plain_features(tuned)
-        other_image, other_text = plain_features(zero_shot)
-        scale = 1.0
+        (image, text), (other_image, other_text) = map(plain_features, (tuned, zero_shot))
         if self.unit == "scaled":
             assert tuned.logit_scale is not None and zero_shot.logit_scale is not None
-            scale = tuned.logit_scale
-            if zero_shot.logit_scale != scale:
-                other_image = other_image * (zero_shot.logit_scale / scale)
-        seen = logit_statistics(image, text, scale, (other_image, other_text))
+            text = _wide(text) * tuned.logit_scale
+            other_text = _wide(other_text) * zero_shot.logit_scale
+        if image is other_image or torch.equal(image, other_image):
+            # prompts move texts alone: one product with what they moved by, against nothing
+            text = _wide(text) - _wide(other_text)
+            other_image, other_text = (x.new_zeros(len(x), 1) for x in (image, text))
+        seen = logit_statistics(image, text, 1.0, (other_image, other_text))
         assert seen.mean_difference is not None
         return seen.mean_difference
 
     def _outputs(self, model: Predictions, logits: Tensor) -> Tensor:
-        logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+        logits = _wide(logits)
         if self.unit == "probability":
             return logits.softmax(-1)
         if self.unit == "cosine":
             assert model.logit_scale is not None
             return logits / model.logit_scale
         return logits
+
+
+def _wide(values: Tensor) -> Tensor:
+    return values.to(torch.promote_types(values.dtype, torch.float32))

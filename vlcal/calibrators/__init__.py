@@ -11,6 +11,7 @@ from vlcal.calibrators.base import (
     RowScaling,
 )
 from vlcal.calibrators.contrast import ContrastAware
+from vlcal.calibrators.density import DensityRatio
 from vlcal.calibrators.distance import DistanceAware
 from vlcal.calibrators.histogram import HistogramBinning
 from vlcal.calibrators.nll import TemperatureSums
@@ -24,6 +25,7 @@ CALIBRATORS = (
     ContrastAware,
     SampleAdaptive,
     HistogramBinning,
+    DensityRatio,
 )
 
 
@@ -53,6 +55,7 @@ __all__ = [
     "Calibrator",
     "Chain",
     "ContrastAware",
+    "DensityRatio",
     "DistanceAware",
     "FittedOnTest",
     "HistogramBinning",

@@ -124,7 +124,7 @@ def with_top(probs: Tensor, predicted: Tensor, confidence: Tensor) -> Tensor:
     total = others.sum(-1, keepdim=True)
     rest = 1 - confidence[:, None]
     even = rest / (probs.shape[1] - 1)
-    scaled = torch.where(total > 0, others * (rest / total.where(total > 0, 1.0)), even)
+    scaled = torch.where(total > 0, others / total.where(total > 0, 1.0) * rest, even)
     return scaled.scatter(1, column, confidence[:, None])
 
 

@@ -78,6 +78,13 @@ def test_another_method_is_another_run(clip, task, done):
     assert run(task, clip, other, folder=folder).folder != first.folder
 
 
+def test_a_bound_on_memory_is_no_other_run(clip, task, done):
+    folder, first = done
+    bounded = replace(METHOD, options={**METHOD.options, "max_bytes": 10**9})
+    again = run(task, clip, bounded, folder=folder)
+    assert again.folder == first.folder and "max_bytes" not in again.rows[0]["options"]
+
+
 def test_an_interrupted_run_ends_with_the_numbers_of_an_uninterrupted_one(
     clip, task, done, tmp_path
 ):

@@ -153,6 +153,48 @@ def test_loss_falls_over_ten_steps(clip, images, labels, cls, options):
     assert losses[-1] < losses[0] - 1e-3
 
 
+def kept_bytes(clip, run):
+    """What something gives, and the bytes that autograd keeps for it beside the model's weights."""
+    weights, found = {p.untyped_storage().data_ptr() for p in clip.parameters()}, {}
+
+    def keep(tensor):
+        storage = tensor.untyped_storage()
+        if storage.data_ptr() not in weights:
+            found[storage.data_ptr()] = (storage.nbytes(), tensor)
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        result = run()
+    return result, sum(size for size, _ in found.values())
+
+
+@every_text_learner
+def test_bounded_memory_keeps_less_and_changes_no_gradient(images, labels, cls, options):
+    clip, found = tiny_clip(0).double(), []
+    names = ClassSet(tuple(f"{word} {name}" for name in BASE.names for word in "abcdefgh"))
+    # the longest prompt has 24 positions of 10,240 bytes
+    bound = 250_000 * (1 + options.get("prompts_per_step", 4) if cls is ProDA else 1)
+    for max_bytes in (None, bound):
+        tuner = cls(clip, names, **options, max_bytes=max_bytes).double().train()
+        assert "max_bytes" not in tuner.hyperparameters
+        features, kept = kept_bytes(clip, tuner.class_features)
+        losses = tuner.losses(tuner(images[:1]), labels[:1])
+        tuner.backward(losses)
+        gradients = torch.cat([p.grad.flatten() for p in tuner.parameters()])
+        found.append((features.detach(), gradients, kept))
+    (features, gradients, kept), (other, others, less) = found
+    torch.testing.assert_close(other, features, rtol=1e-10, atol=1e-12)
+    torch.testing.assert_close(others, gradients, rtol=1e-9, atol=1e-12)
+    assert less < kept / 2
+
+
+@every_text_learner
+@pytest.mark.parametrize("max_bytes", [0, True, "1 GB", 1e9])
+def test_a_bound_that_is_no_number_of_bytes_is_refused(clip, cls, options, max_bytes):
+    with pytest.raises(ValueError, match=f"{cls.name}: max_bytes must be an integer of at least"):
+        cls(clip, BASE, **options, max_bytes=max_bytes)
+
+
 @every_tuner
 def test_saved_and_loaded_tuner_predicts_the_same(clip, images, tmp_path, cls, options):
     tuner = perturb(cls(clip, BASE, **options))

@@ -203,7 +203,11 @@ def run(
 def _facts(method: Method, regularizers: Sequence[Regularizer]) -> dict[str, Any]:
     facts = {
         "tuner": method.tuner,
-        "options": dict(method.options),
+        "options": {
+            name: value
+            for name, value in method.options.items()
+            if name not in method.cls.unrecorded
+        },
         "recipe": asdict(method.recipe),
         "views": method.views,
         "augmentation": dict(method.augmentation),

@@ -5,10 +5,12 @@ import logging
 import pytest
 import torch
 
-from vlcal.clip import tiny_clip
-from vlcal.tuners import prompts
+from vlcal.clip import TextTower, tiny_clip
+from vlcal.tuners import CoOp, KgCoOp, ProDA, prompts
 from vlcal.tuners.prompts import ContextTokens, DeepPrompts
+from vlcal.types import ClassSet
 
+BASE = ClassSet(("cat", "dog"))
 NAMES = ["cat", "big heavy airplane", "st. bernard"]
 EXACT = {"rtol": 1e-10, "atol": 1e-10}
 
@@ -71,15 +73,35 @@ def test_bounded_memory_changes_no_gradient(tower):
         torch.testing.assert_close(got, wanted, **EXACT)
 
 
-def test_prompts_that_run_whole_say_so_once(tower, caplog):
+@pytest.mark.parametrize(
+    ("make", "level"),
+    [
+        (lambda clip: CoOp(clip, BASE, class_token_position="front"), "WARNING"),
+        (lambda clip: KgCoOp(clip, BASE, class_token_position="front"), "WARNING"),
+        (lambda clip: ProDA(clip, BASE, n_prompts=8, n_ctx=2), "INFO"),
+    ],
+)
+def test_prompts_that_run_whole_say_so_once_and_by_the_tuners_name(make, level, caplog):
     prompts._say_once.cache_clear()
-    with caplog.at_level(logging.WARNING, "vlcal"):
-        for _ in range(2):
-            ContextTokens(tower, draw(4, 32), "front")
-    assert [record.message for record in caplog.records] == [
-        "every prompt runs whole, nothing is shared: class_token_position is 'front', so "
-        "context follows the name"
-    ]
+    with caplog.at_level(logging.INFO, "vlcal"):
+        tuners = [make(tiny_clip(0)) for _ in range(2)]
+    said = [(record.levelname, record.message) for record in caplog.records]
+    assert said[0] == (
+        level,
+        f"{tuners[0].name}: every prompt runs whole, nothing is shared: class_token_position is "
+        "'front', so context follows the name",
+    )
+    assert len(said) == len(set(said)) == 1 + (level == "INFO")
+
+
+def test_a_tower_that_shares_nothing_is_a_warning_for_every_method(monkeypatch, caplog):
+    prompts._say_once.cache_clear()
+    monkeypatch.setattr(TextTower, "causal", property(lambda tower: False))
+    with caplog.at_level(logging.INFO, "vlcal"):
+        ProDA(tiny_clip(0), BASE, n_prompts=2, prompts_per_step=1, n_ctx=2)
+    (record,) = caplog.records
+    assert record.levelname == "WARNING" and "proda: every prompt runs whole" in record.message
+    assert "is not causal" in record.message
 
 
 def test_deep_prompts_hold_one_set_less_than_the_depth():

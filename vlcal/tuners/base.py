@@ -92,12 +92,14 @@ class Tuner(nn.Module):
     Args:
         clip: the frozen model.
         classes: the classes to tell apart, with their template.
-        hyperparameters: the constructor's own arguments, kept for checkpoints and results.
+        hyperparameters: the constructor's own arguments, kept for checkpoints and results, without
+            those in `unrecorded`: they change how something is computed and not what.
     """
 
     name: ClassVar[str]
     recipe: ClassVar[Recipe] = Recipe()
     settings: ClassVar[Mapping[str, Setting]] = {}
+    unrecorded: ClassVar[frozenset[str]] = frozenset({"max_bytes"})
     learns_images: ClassVar[bool] = False
     learns_text: ClassVar[bool] = True
     linear: ClassVar[bool] = True

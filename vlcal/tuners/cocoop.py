@@ -34,6 +34,7 @@ class CoCoOp(CoOp):
         n_ctx: context vectors; the number of tokens of `ctx_init`, 16 without it.
         ctx_init: a phrase to start from; None draws from N(0, 0.02^2).
         seed: of the network and of a random initial context.
+        max_bytes: see `ContextTokens`; changes no result beyond rounding, and is not saved.
     """
 
     name: ClassVar[str] = "cocoop"
@@ -52,8 +53,11 @@ class CoCoOp(CoOp):
         n_ctx: int | None = None,
         ctx_init: str | None = "a photo of a",
         seed: int = 0,
+        max_bytes: int | None = None,
     ) -> None:
-        super().__init__(clip, classes, n_ctx=n_ctx, ctx_init=ctx_init, seed=seed)
+        super().__init__(
+            clip, classes, n_ctx=n_ctx, ctx_init=ctx_init, seed=seed, max_bytes=max_bytes
+        )
         self.hyperparameters = {
             name: self.hyperparameters[name] for name in ("n_ctx", "ctx_init", "seed")
         }
@@ -61,9 +65,10 @@ class CoCoOp(CoOp):
 
     def forward_features(self, image_features: Tensor) -> Outputs:
         """Logits and features for unit image features [B, D]."""
-        size = max(1, PROMPTS // len(self.classes))
+        # a backward pass keeps what all images need, which max_bytes bounds only as a whole
+        size = len(image_features) if torch.is_grad_enabled() else PROMPTS // len(self.classes)
         logits, total = [], torch.zeros((), device=image_features.device)
-        for part in image_features.split(size):
+        for part in image_features.split(max(1, size)):
             features = self._conditioned(part)
             with torch.autocast(part.device.type, enabled=False):
                 cosines = torch.einsum("bd,bcd->bc", part.to(features.dtype), features)

@@ -29,6 +29,7 @@ class CoOp(Tuner):
         class_token_position: of the name: "end", "middle" or "front".
         class_specific: learn one context per class; such a tuner cannot serve other classes.
         seed: of the random initial context.
+        max_bytes: see `ContextTokens`; changes no result beyond rounding, and is not saved.
     """
 
     name: ClassVar[str] = "coop"
@@ -48,6 +49,7 @@ class CoOp(Tuner):
         class_token_position: str = "end",
         class_specific: bool = False,
         seed: int = 0,
+        max_bytes: int | None = None,
     ) -> None:
         copies = len(classes) if class_specific else None
         ctx = initial_context(clip.text, n_ctx, ctx_init, seed=seed, copies=copies)
@@ -60,7 +62,9 @@ class CoOp(Tuner):
             class_specific=class_specific,
             seed=seed,
         )
-        self.context = ContextTokens(clip.text, ctx, class_token_position)
+        self.context = ContextTokens(
+            clip.text, ctx, class_token_position, max_bytes=max_bytes, who=self.name
+        )
         self._owners = classes.names if class_specific else None
         self.set_classes(classes)
 

@@ -38,6 +38,7 @@ class IVLP(PromptedTowers):
         prompt_depth: text blocks with prompts of their own; 12, or all of a shallower tower.
         prompt_depth_vision: image blocks with prompts of their own, likewise.
         seed: of everything drawn.
+        max_bytes: see `ContextTokens`; changes no result beyond rounding, and is not saved.
     """
 
     name: ClassVar[str] = "ivlp"
@@ -67,6 +68,7 @@ class IVLP(PromptedTowers):
         prompt_depth: int | None = None,
         prompt_depth_vision: int | None = None,
         seed: int = 0,
+        max_bytes: int | None = None,
     ) -> None:
         ctx, fixed = leading_context(self.name, clip.text, n_ctx, ctx_init, seed)
         depth = chosen_depth(
@@ -89,7 +91,13 @@ class IVLP(PromptedTowers):
             seed=seed,
         )
         generator = later_generator(seed)
-        self.context = ContextTokens(clip.text, ctx, deep=deep_text(clip, depth, n_ctx, generator))
+        self.context = ContextTokens(
+            clip.text,
+            ctx,
+            deep=deep_text(clip, depth, n_ctx, generator),
+            max_bytes=max_bytes,
+            who=self.name,
+        )
         self.vision = VisualPrompts(n_ctx_vision, depth_vision, clip.image.width, generator)
         self.to(clip.device)
         self.fixed = fixed

@@ -34,6 +34,7 @@ class KgCoOp(CoOp):
         weight: of the pull.
         template: of the features pulled towards; that of the classes by default.
         seed: of a random initial context.
+        max_bytes: see `ContextTokens`; changes no result beyond rounding, and is not saved.
     """
 
     name: ClassVar[str] = "kgcoop"
@@ -56,6 +57,7 @@ class KgCoOp(CoOp):
         weight: float = 8.0,
         template: str | None = None,
         seed: int = 0,
+        max_bytes: int | None = None,
     ) -> None:
         super().__init__(
             clip,
@@ -65,6 +67,7 @@ class KgCoOp(CoOp):
             class_token_position=class_token_position,
             class_specific=class_specific,
             seed=seed,
+            max_bytes=max_bytes,
         )
         self.weight = weight
         self.target = FrozenText(clip, [template or classes.template])

@@ -39,6 +39,7 @@ class MaPLe(PromptedTowers):
             context from N(0, 0.02^2).
         prompt_depth: blocks with prompts of their own; 9, or all of the shallower tower.
         seed: of everything drawn.
+        max_bytes: see `ContextTokens`; changes no result beyond rounding, and is not saved.
     """
 
     name: ClassVar[str] = "maple"
@@ -60,6 +61,7 @@ class MaPLe(PromptedTowers):
         ctx_init: str | None = "a photo of a",
         prompt_depth: int | None = None,
         seed: int = 0,
+        max_bytes: int | None = None,
     ) -> None:
         ctx, fixed = leading_context(self.name, clip.text, n_ctx, ctx_init, seed)
         layers = min(clip.text.layers, clip.image.layers)
@@ -68,7 +70,13 @@ class MaPLe(PromptedTowers):
             clip, classes, n_ctx=n_ctx, ctx_init=ctx_init, prompt_depth=depth, seed=seed
         )
         generator = later_generator(seed)
-        self.context = ContextTokens(clip.text, ctx, deep=deep_text(clip, depth, n_ctx, generator))
+        self.context = ContextTokens(
+            clip.text,
+            ctx,
+            deep=deep_text(clip, depth, n_ctx, generator),
+            max_bytes=max_bytes,
+            who=self.name,
+        )
         sizes = clip.text.width, clip.image.width
         first, later = (seeded_linear(*sizes, generator) for _ in range(2))
         self.couplings = nn.ModuleList([first])

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 from vlcal.clip import CLIP, unit
 from vlcal.tuners.base import Progress, Recipe, Setting, Tuner, cosine_logits
-from vlcal.tuners.prompts import ContextTokens, Prompts, initial_context
+from vlcal.tuners.prompts import ContextTokens, Prompts, initial_context, share
 from vlcal.types import ClassSet, Outputs
 
 
@@ -41,6 +41,8 @@ class ProDA(Tuner):
             the published code, -1 for an unbiased one.
         normalize: make the mean features unit in the logits as well.
         seed: of the contexts and of their order.
+        max_bytes: see `ContextTokens`, for all contexts of a step together; changes no result
+            beyond rounding, and is not saved.
     """
 
     name: ClassVar[str] = "proda"
@@ -64,6 +66,7 @@ class ProDA(Tuner):
         divisor_offset: int = 1,
         normalize: bool = False,
         seed: int = 0,
+        max_bytes: int | None = None,
     ) -> None:
         if n_prompts < 2 or prompts_per_step < 1 or n_prompts % prompts_per_step:
             raise ValueError(
@@ -87,8 +90,12 @@ class ProDA(Tuner):
             normalize=normalize,
             seed=seed,
         )
+        # the contexts of a step, and all of them without a name
+        self.share = share(self.name, max_bytes, prompts_per_step + 1)
         self.contexts = nn.ModuleList(
-            ContextTokens(clip.text, ctx, position)
+            ContextTokens(
+                clip.text, ctx, position, max_bytes=self.share, who=self.name, by_design=True
+            )
             for ctx, position in zip(contexts, positions(n_prompts), strict=True)
         )
         self.orthogonality, self.divisor_offset = orthogonality, divisor_offset
@@ -169,7 +176,7 @@ class ProDA(Tuner):
         rest = tower.embed(empty.tokens).expand(count, -1, -1)
         prompts = torch.cat([rest[:, :1], ctx.to(rest.dtype), rest[:, 1:]], 1)
         end = (empty.end + ctx.shape[1]).expand(count)
-        features = unit(tower.encode(prompts, end))
+        features = unit(tower.encode(prompts, end, max_bytes=self.share))
         with torch.autocast(features.device.type, enabled=False):
             cosines = (features @ features.T).abs()
         return (cosines.sum() - cosines.diagonal().sum()) / (count * (count - 1))

@@ -37,6 +37,7 @@ class ProGrad(CoOp):
         temperature: T of the zero-shot loss.
         template: of the teacher; that of the classes by default.
         seed: unused by this start, kept for the interface.
+        max_bytes: see `ContextTokens`; changes no result beyond rounding, and is not saved.
     """
 
     name: ClassVar[str] = "prograd"
@@ -59,6 +60,7 @@ class ProGrad(CoOp):
         temperature: float = 1.0,
         template: str | None = None,
         seed: int = 0,
+        max_bytes: int | None = None,
     ) -> None:
         super().__init__(
             clip,
@@ -67,6 +69,7 @@ class ProGrad(CoOp):
             class_token_position=class_token_position,
             class_specific=class_specific,
             seed=seed,
+            max_bytes=max_bytes,
         )
         ctx_init = leading_words(classes.template) if ctx_init is None else ctx_init
         phrase = initial_context(clip.text, None, ctx_init, seed=seed, copies=None)

@@ -56,7 +56,7 @@ class ContextTokens(nn.Module):
 
     One context in front of all names is run through the tower once, with whatever tokens all names
     begin with; other contexts, and all on towers that are not causal, run once per name. The log
-    says so, and `refuses_prefix` says why.
+    says so (a warning, unless the method wants it), and `refuses_prefix` says why.
 
     Args:
         tower: the text tower that reads the prompts.
@@ -65,7 +65,11 @@ class ContextTokens(nn.Module):
             (half of the context, rounded down, then the name).
         deep: gives per-layer prompts [layers, n, W], n <= n_ctx, that replace the first n context
             vectors in later blocks; for position "end".
-        max_bytes: for what is kept for the backward pass, as in `TextTower.encode_with_prefix`.
+        max_bytes: for what one list of words keeps for the backward pass, as in
+            `TextTower.encode_with_prefix`; what does not fit is computed again there. None keeps
+            everything.
+        who: starts messages.
+        by_design: whether position and shape of the context are the method's and not the user's.
     """
 
     def __init__(
@@ -76,25 +80,29 @@ class ContextTokens(nn.Module):
         deep: nn.Module | None = None,
         *,
         max_bytes: int | None = None,
+        who: str = "ContextTokens",
+        by_design: bool = False,
     ) -> None:
         super().__init__()
         if position not in POSITIONS:
             raise ValueError(
-                f"ContextTokens: class_token_position must be one of {', '.join(POSITIONS)}, "
+                f"{who}: class_token_position must be one of {', '.join(POSITIONS)}, "
                 f"got {position!r}"
             )
         if deep is not None and position != "end":
             raise ValueError(
-                "ContextTokens: deep prompts replace the context in front of the name, so "
+                f"{who}: deep prompts replace the context in front of the name, so "
                 f"class_token_position must be end, got {position!r}"
             )
         self.tower = tower
         self.position = position
         self.ctx = nn.Parameter(ctx.detach().float().clone())
         self.deep = deep
-        self.max_bytes = max_bytes
+        self.max_bytes = share(who, max_bytes, 1)
+        self.who = who
         if (why := self.refuses_prefix()) is not None:
-            _say_once(why)
+            wanted = by_design and tower.refuses_prefix() is None
+            _say_once(logging.INFO if wanted else logging.WARNING, who, why)
 
     def refuses_prefix(self) -> str | None:
         """Why the names do not share what stands in front of them; None if they do."""
@@ -116,14 +124,14 @@ class ContextTokens(nn.Module):
             ValueError: a name and the context together do not fit the tower.
         """
         if isinstance(names, str):
-            raise ValueError("ContextTokens: words must be a list of strings, got one string")
+            raise ValueError(f"{self.who}: words must be a list of strings, got one string")
         plain = [name.replace("_", " ") for name in names]
         tower, room = self.tower, self.tower.context_length - self.n_ctx
         tokens = tower.tokenize([f"{name}." for name in plain])
         end = tower.end(tokens)
         for row in (end >= room).nonzero().flatten().tolist():
             raise ValueError(
-                f"ContextTokens: {names[row]!r} needs {int(end[row]) + 1} tokens beside "
+                f"{self.who}: {names[row]!r} needs {int(end[row]) + 1} tokens beside "
                 f"{self.n_ctx} of context, but the tower has {tower.context_length}; "
                 "shorten the name or use a smaller n_ctx"
             )
@@ -154,7 +162,7 @@ class ContextTokens(nn.Module):
         per_image = shift[:, None] if shift.ndim == 2 else shift
         if self.ctx.ndim == 3 or per_image.shape not in (wanted, (wanted[0], 1, wanted[2])):
             raise ValueError(
-                f"ContextTokens: shift must be [B, {wanted[2]}] or [B, {wanted[1]}, {wanted[2]}] "
+                f"{self.who}: shift must be [B, {wanted[2]}] or [B, {wanted[1]}, {wanted[2]}] "
                 f"on one context for all classes, got {tuple(shift.shape)} "
                 f"on {tuple(self.ctx.shape)}"
             )
@@ -164,7 +172,7 @@ class ContextTokens(nn.Module):
         prompts = deep()
         if prompts.shape[-2] > self.n_ctx:
             raise ValueError(
-                f"ContextTokens: deep must have at most {self.n_ctx} prompts per layer (the "
+                f"{self.who}: deep must have at most {self.n_ctx} prompts per layer (the "
                 f"context it replaces), got {prompts.shape[-2]}"
             )
         return prompts
@@ -205,9 +213,20 @@ class ContextTokens(nn.Module):
         return self.tower.encode(mixed, end, deep=deep, max_bytes=self.max_bytes)
 
 
+def share(who: str, max_bytes: int | None, parts: int) -> int | None:
+    """An equal part of a bound on memory, or None where there is no bound."""
+    if max_bytes is None:
+        return None
+    if isinstance(max_bytes, bool) or not isinstance(max_bytes, int) or max_bytes < parts:
+        raise ValueError(
+            f"{who}: max_bytes must be an integer of at least {parts}, got {max_bytes!r}"
+        )
+    return max_bytes // parts
+
+
 @lru_cache
-def _say_once(why: str) -> None:
-    _log.warning("every prompt runs whole, nothing is shared: %s", why)
+def _say_once(level: int, who: str, why: str) -> None:
+    _log.log(level, "%s: every prompt runs whole, nothing is shared: %s", who, why)
 
 
 def interleave(name_length: Tensor, length: int, n_ctx: int, before: int) -> Tensor:

@@ -48,6 +48,7 @@ class PromptSRC(IVLP):
         std: of the weights, in epochs; infinity weighs all epochs alike.
         templates: of u: "imagenet60", "imagenet80", or a list of prompts.
         seed: of everything drawn.
+        max_bytes: see `ContextTokens`; changes no result beyond rounding, and is not saved.
     """
 
     name: ClassVar[str] = "promptsrc"
@@ -83,6 +84,7 @@ class PromptSRC(IVLP):
         std: float = 1.0,
         templates: str | Sequence[str] = "imagenet60",
         seed: int = 0,
+        max_bytes: int | None = None,
     ) -> None:
         if not std > 0:
             raise ValueError(f"promptsrc: std must be positive, got {std}")
@@ -95,6 +97,7 @@ class PromptSRC(IVLP):
             prompt_depth=prompt_depth,
             prompt_depth_vision=prompt_depth_vision,
             seed=seed,
+            max_bytes=max_bytes,
         )
         self.hyperparameters |= {
             "weight_text": weight_text,

@@ -30,6 +30,19 @@ def test_each_class_is_binned_like_its_own_confidences(backend):
         assert classes.errors()[label] == pytest.approx(alone.ece())
 
 
+@pytest.mark.parametrize("backend", ["native", "reference"])
+def test_given_edges_are_those_of_each_class(backend):
+    probs, labels = stored_probs(1500, 30)
+    probs[:9, 17] = 0
+    edges = torch.tensor([-1, 0, 1e-3, 0.5, 1], dtype=torch.float64)
+    classes = classwise_statistics(probs, labels, edges=edges, backend=backend)
+    alone = bin_statistics(probs[:, 17], labels == 17, edges=edges)
+    assert torch.equal(classes[17].table, alone.table)
+    assert classes[17].count[0] == 9
+    with pytest.raises(ValueError, match=r"classwise_statistics: edges must be .* ascending"):
+        classwise_statistics(probs, labels, edges=edges.flip(0), backend=backend)
+
+
 @needs_native
 @pytest.mark.parametrize("isa", ["portable", "avx512"])
 def test_same_bits_for_any_split_and_instruction_set(isa, limit_isa):

@@ -1,6 +1,13 @@
 """Metrics: functions of `Outcomes` and a `Convention`, fractions and never percentages."""
 
 from vlcal.metrics.binned import Binned, binned
+from vlcal.metrics.classwise_bins import (
+    Classwise,
+    classwise,
+    classwise_ece,
+    classwise_ece_thresholded,
+    classwise_of_probs,
+)
 from vlcal.metrics.conventions import CONVENTIONS, Convention, convention
 from vlcal.metrics.derived import Derived, OverBins
 from vlcal.metrics.equal_mass import ace, ace_mean
@@ -51,6 +58,7 @@ __all__ = [
     "METRICS",
     "Binned",
     "ClassTable",
+    "Classwise",
     "Convention",
     "Derived",
     "MissingInput",
@@ -66,6 +74,10 @@ __all__ = [
     "bins",
     "brier",
     "class_table",
+    "classwise",
+    "classwise_ece",
+    "classwise_ece_thresholded",
+    "classwise_of_probs",
     "convention",
     "ece",
     "ece_interval",

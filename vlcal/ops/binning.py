@@ -137,7 +137,7 @@ def bin_statistics(
     if edges is None:
         used = equal_edges("bin_statistics", n_bins, confidence.device)
     else:
-        used = _ascending(edges).to(confidence.device, torch.float64)
+        used = check_edges("bin_statistics", edges).to(confidence.device, torch.float64)
     table = _bin_statistics(confidence.detach(), correct, used, closed == "right", backend or "")
     return BinStatistics(table, used, closed)
 
@@ -243,9 +243,10 @@ def _run_reference(confidence: Tensor, correct: Tensor, edges: Tensor, right: bo
     return reference.bin_statistics(confidence, correct, edges, right)
 
 
-def _ascending(edges: Tensor) -> Tensor:
+def check_edges(who: str, edges: Tensor) -> Tensor:
+    """The edges, refused unless they are ascending."""
     if edges.ndim != 1 or len(edges) < 2 or not bool((edges.diff() > 0).all()):
-        raise ValueError("bin_statistics: edges must be [B + 1] ascending values with B >= 1")
+        raise ValueError(f"{who}: edges must be [B + 1] ascending values with B >= 1")
     return edges
 
 

@@ -16,6 +16,7 @@ from vlcal.ops.binning import (
     BinStatistics,
     any_bad,
     check_closed,
+    check_edges,
     equal_edges,
     first_bad,
     thresholds,
@@ -74,6 +75,7 @@ def classwise_statistics(
     n_bins: int = 15,
     *,
     closed: Literal["right", "left"] = "right",
+    edges: Tensor | None = None,
     backend: str | None = None,
 ) -> ClasswiseStatistics:
     """For each class, its probabilities binned, with how often the class was the label.
@@ -85,6 +87,8 @@ def classwise_statistics(
         labels: [N] integers in 0..C-1.
         n_bins: B >= 1.
         closed: "right" for (lo, hi], "left" for [lo, hi).
+        edges: [B + 1] ascending float64 edges instead of `n_bins` equal ones; the first and last
+            count as open.
         backend: "native", "triton" or "reference"; by default the fastest that accepts the call.
 
     Returns:
@@ -104,9 +108,12 @@ def classwise_statistics(
         )
     labels = check_labels(WHO, labels, len(probs), None).to(probs.device)
     check_closed(WHO, closed)
-    edges = equal_edges(WHO, n_bins, probs.device)
-    table = _classwise_statistics(probs.detach(), labels, edges, closed == "right", backend or "")
-    return ClasswiseStatistics(table, edges, closed)
+    if edges is None:
+        used = equal_edges(WHO, n_bins, probs.device)
+    else:
+        used = check_edges(WHO, edges).to(probs.device, torch.float64)
+    table = _classwise_statistics(probs.detach(), labels, used, closed == "right", backend or "")
+    return ClasswiseStatistics(table, used, closed)
 
 
 def _refuse_value(probs: Tensor, flat: int) -> None:

@@ -144,7 +144,7 @@ class AdditiveMetric(Metric):
         values = values if isinstance(values, Sequence) else [values]
         ax = new_axes(type(self).__name__) if ax is None else ax
         ax.plot(range(1, len(values) + 1), [float(each) for each in values], "o-")
-        ax.set(xlabel="value", ylabel=type(self).__name__)
+        ax.set(xlabel="step", ylabel=type(self).__name__)
         return ax.figure, ax
 
     def set_dtype(self, dst_type: Any) -> AdditiveMetric:
@@ -165,8 +165,11 @@ class AdditiveMetric(Metric):
         who = type(self).__name__
         if not torch.equal(states["rule"], self._defaults["rule"]):
             raise RuntimeError(f"{who}: the processes count by different rules")
+        self._check_samples(states)
+
+    def _check_samples(self, states: Mapping[str, Tensor]) -> None:
         if not self._n(states):
-            raise NoSamplesError(f"{who}: needs at least one sample, got none")
+            raise NoSamplesError(f"{type(self).__name__}: needs at least one sample, got none")
 
     def _tensor(self, value: float) -> Tensor:
         return torch.tensor(value, dtype=torch.float64, device=self.rule.device)

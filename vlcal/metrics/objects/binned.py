@@ -111,11 +111,11 @@ class CalibrationError(DeclaredMetric):
         assert isinstance(bins, BinStatistics) and bins.edges is not None
         full = bins.count > 0
         accuracy, confidence = (
-            each[full] / bins.count[full] for each in (bins.correct, bins.confidence)
+            (each[full] / bins.count[full]).numpy() for each in (bins.correct, bins.confidence)
         )
-        width = bins.edges.diff()[full]
+        left, width = bins.edges[:-1][full].numpy(), bins.edges.diff()[full].numpy()
         ax = new_axes(type(self).__name__) if ax is None else ax
-        ax.bar(bins.edges[:-1][full], accuracy, width, align="edge", color="#c6cad0")
+        ax.bar(left, accuracy, width, align="edge", color="#c6cad0")
         ax.plot([0, 1], [0, 1], "--", color="#6b6f76", linewidth=1)
         ax.plot(confidence, accuracy, "o", color="#262626", markersize=4)
         ax.set(xlim=(0, 1), ylim=(0, 1), xlabel="confidence", ylabel="accuracy")

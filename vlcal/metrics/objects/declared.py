@@ -161,13 +161,13 @@ class DeclaredMetric(AdditiveMetric):
             return outcomes_of_probs(values, labels)
         return outcomes(Predictions(logits=values, labels=labels))
 
-    def _check(self, states: Mapping[str, Tensor]) -> None:
+    def _check_samples(self, states: Mapping[str, Tensor]) -> None:
         dropped = int(states["dropped"])
         if dropped and self.nan == "propagate":
             return
         if dropped and not self._n(states):
             raise NoSamplesError(f"{type(self).__name__}: none of the {dropped} samples is finite")
-        super()._check(states)
+        super()._check_samples(states)
         if self.input == "logits" and self.validate and not states["wide"]:
             self._refuse(
                 "all logits lie in -1..1, like cosine similarities or probabilities do; multiply "

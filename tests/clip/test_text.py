@@ -6,7 +6,7 @@ import open_clip
 import pytest
 import torch
 
-from vlcal.clip import TextTower, tiny_clip
+from vlcal.clip import TextTower, text, tiny_clip
 
 WORDS = ["cat", "big heavy airplane", "st. bernard", "x", "three toed sloth on a branch of a tree"]
 
@@ -132,3 +132,28 @@ def test_refuses_prompts_longer_than_the_context(clip):
         clip.text.encode_with_prefix(
             torch.zeros(5, 32).double(), torch.zeros(1, 20, 32).double(), torch.tensor([3])
         )
+
+
+def test_remembered_tokens_are_the_tokenizers(monkeypatch):
+    tower, seen = tiny_clip(0).text, []
+    tokenizer = tower.tokenizer
+    monkeypatch.setattr(
+        tower, "tokenizer", lambda texts, *more: seen.extend(texts) or tokenizer(texts, *more)
+    )
+    for texts in (["a", "b", "a"], ["b", "c"], ["c", "a", "b"]):
+        found = tower.tokenize(texts)
+        assert torch.equal(found, tokenizer(texts))
+        found.zero_()
+    assert seen == ["a", "b", "c"]
+
+
+def test_memory_of_tokens_is_bounded(monkeypatch):
+    tower = tiny_clip(0).text
+    monkeypatch.setattr(text, "REMEMBERED", 16)
+    for start in range(40):
+        texts = [f"word {start}", f"word {start + 1}"]
+        assert torch.equal(tower.tokenize(texts), tower.tokenizer(texts))
+        assert len(tower._remembered) <= 18
+    before = dict(tower._remembered)
+    assert tower.tokenize([str(row) for row in range(3)]).shape == (3, 24)
+    assert tower._remembered.keys() == before.keys()

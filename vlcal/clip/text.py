@@ -19,6 +19,7 @@ from vlcal.clip.blocks import check_deep, refuses_parts, run_blocks
 from vlcal.clip.packing import Shared, no_prefix, pack, prefix_layers, run_packed
 
 CHUNK = 256
+REMEMBERED = 16384  # texts whose tokens are kept at hand
 KEPT = 20  # numbers kept for the backward pass, at most, per token, block and unit of width
 
 
@@ -36,6 +37,7 @@ class TextTower:
         self.source: Any = getattr(model, "text", model)
         self.tokenizer = tokenizer
         self.context_length = int(getattr(model, "context_length", 77))
+        self._remembered: dict[str, Tensor] = {}
 
     @property
     def width(self) -> int:
@@ -77,12 +79,25 @@ class TextTower:
     def tokenize(self, texts: Sequence[str]) -> Tensor:
         """Token ids [C, L] of texts, padded to the context length.
 
+        Those of recent texts are remembered, as tokenizing 100 words takes longer than some steps
+        of training. Long lists, such as vocabularies, are not.
+
         Raises:
             ValueError: a text needs more tokens than the context holds; nothing is truncated.
         """
         if isinstance(texts, str):
             raise ValueError("tokenize: texts must be a list of strings, got one string")
         texts = list(texts)
+        if not 0 < len(texts) <= REMEMBERED // 8:
+            return self._tokenize(texts)
+        if len(self._remembered) > REMEMBERED:
+            self._remembered.clear()
+        new = [text for text in dict.fromkeys(texts) if text not in self._remembered]
+        if new:
+            self._remembered.update(zip(new, self._tokenize(new), strict=True))
+        return torch.stack([self._remembered[text] for text in texts])
+
+    def _tokenize(self, texts: list[str]) -> Tensor:
         tokens = self.tokenizer(texts)
         full = (tokens[:, -1] != 0).nonzero().flatten().tolist()
         # a text that fills the context was truncated if one more place changes its tokens

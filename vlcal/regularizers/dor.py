@@ -1,7 +1,7 @@
 """DOR: words that are no class keep their zero-shot features while the prompt is tuned.
 
 Wang et al., "Understanding and Mitigating Miscalibration in Prompt Tuning for Vision-Language
-Models", ICML 2025.
+Models", ICML 2025 (PMLR 267:63467-63489).
 """
 
 from __future__ import annotations

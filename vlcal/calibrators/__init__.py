@@ -14,6 +14,7 @@ from vlcal.calibrators.contrast import ContrastAware
 from vlcal.calibrators.density import DensityRatio
 from vlcal.calibrators.distance import DistanceAware
 from vlcal.calibrators.histogram import HistogramBinning
+from vlcal.calibrators.isotonic import IsotonicRegression, MultiIsotonic
 from vlcal.calibrators.nll import TemperatureSums
 from vlcal.calibrators.sample_scaling import SampleAdaptive
 from vlcal.calibrators.storage import load_calibrator, save_calibrator
@@ -25,6 +26,8 @@ CALIBRATORS = (
     ContrastAware,
     SampleAdaptive,
     HistogramBinning,
+    IsotonicRegression,
+    MultiIsotonic,
     DensityRatio,
 )
 
@@ -59,6 +62,8 @@ __all__ = [
     "DistanceAware",
     "FittedOnTest",
     "HistogramBinning",
+    "IsotonicRegression",
+    "MultiIsotonic",
     "NewClasses",
     "NotFitted",
     "RowScaling",

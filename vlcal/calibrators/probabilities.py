@@ -42,16 +42,19 @@ class ProbabilityMap:
 
     def predict_proba(self, test: Predictions) -> Tensor:
         """Calibrated probabilities [N, C], exactly what the method gives."""
-        blocks = [made for _, _, made in self._blocks(test)]
-        return torch.cat(blocks) if blocks else torch.zeros(0, test.n_classes)
+        return _gathered(test, ((rows, made) for rows, _, made in self._blocks(test)))
 
     def transform(self, test: Predictions) -> Predictions:
         """The same predictions with the logarithms of calibrated probabilities as stored logits.
 
         A probability below 1.2e-38 is raised to it.
         """
-        found = [self._logits(block, made) for _, block, made in self._blocks(test)]
-        return test.with_logits(torch.cat(found) if found else torch.zeros(0, test.n_classes))
+        return test.with_logits(
+            _gathered(
+                test,
+                ((rows, self._logits(block, made)) for rows, block, made in self._blocks(test)),
+            )
+        )
 
     def _logits(self, block: Tensor, made: Tensor) -> Tensor:
         logits = made.clamp(min=FLOOR).log_().to(_wide(block.dtype))
@@ -83,6 +86,16 @@ class ProbabilityMap:
                 VlcalWarning,
                 stacklevel=3,
             )
+
+
+def _gathered(test: Predictions, blocks: Iterator[tuple[slice, Tensor]]) -> Tensor:
+    """Blocks of rows as one tensor [N, C]; the blocks and the whole do not exist side by side."""
+    whole = None
+    for rows, block in blocks:
+        if whole is None:
+            whole = block.new_empty(len(test), test.n_classes)
+        whole[rows] = block
+    return torch.zeros(0, test.n_classes) if whole is None else whole
 
 
 def probability_blocks(

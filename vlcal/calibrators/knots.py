@@ -1,0 +1,232 @@
+"""Exact isotonic regression of many groups of probabilities at once, as knots of straight lines."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+# probabilities [R, G], and per row the column that is the answer, -1 for none
+Answers = Iterator[tuple[Tensor, Tensor]]
+
+
+class Knots(NamedTuple):
+    """One non-decreasing, piecewise linear function per group; a group may have none.
+
+    Args:
+        x: [K] float64, ascending inside a group.
+        y: [K] float64 in 0..1.
+        offsets: [G + 1] int64; group g has the knots offsets[g] to offsets[g + 1] - 1.
+    """
+
+    x: Tensor
+    y: Tensor
+    offsets: Tensor
+
+
+def fit_knots(
+    blocks: Callable[[], Answers], groups: int, *, pooled: bool = False, ties: float = 0.0
+) -> Knots:
+    """Least-squares non-decreasing fit of "is the answer" on the probability, for every column.
+
+    Probabilities below the smallest one of an answer have fit 0 and only their range matters, so
+    all others alone are kept and sorted. Means are compared in integers. Equal probabilities are
+    one point with the mean of their answers; a fit without answers has no knots.
+
+    Args:
+        blocks: gives the same blocks every time it is called: twice.
+        groups: G, the number of columns.
+        pooled: one function for all columns.
+        ties: probabilities closer than this to the lowest of their point belong to it.
+    """
+    first = _smallest_answers(blocks(), groups, pooled)
+    if ties:
+        first = torch.where(first.isfinite(), -1.0, first)
+    parts: list[tuple[np.ndarray, ...]] = []
+    lowest, highest = torch.full_like(first, torch.inf), torch.full_like(first, -1.0)
+    for probs, answer in blocks():
+        bound = first.to(probs)
+        keep = probs >= bound
+        parts.append(_kept(probs, answer, keep))
+        lowest = torch.minimum(lowest, probs.amin(0).cpu().double())
+        below = probs.masked_fill_(keep, -1.0)  # the block is nobody else's
+        highest = torch.maximum(highest, below.amax(0).cpu().double())
+    parts.append(_ends(lowest, highest, first.isfinite() & (highest >= 0), parts[0][1].dtype))
+    group, x, y = (np.concatenate(part) for part in zip(*parts, strict=True))
+    del parts
+    if pooled:
+        group, groups = np.zeros_like(group), 1
+    group, x, y = _sorted(group, x, y)
+    return _knots(group, x, y, groups, ties)
+
+
+class Lines(NamedTuple):
+    """Knots ready to be evaluated on one device: the line that begins at each of them.
+
+    Args:
+        knots: the functions.
+        slope: [K] of the line to the next knot of the group; 0 at its last.
+        top: [K] y of that knot.
+    """
+
+    knots: Knots
+    slope: Tensor
+    top: Tensor
+
+
+def lines_of(knots: Knots, device: torch.device) -> Lines:
+    """The lines between the knots."""
+    x, y, offsets = (each.to(device) for each in knots)
+    after = torch.arange(1, len(x) + 1, device=device)
+    after[offsets[1:][offsets[1:] > offsets[:-1]] - 1] -= 1
+    width = x[after] - x
+    slope = (y[after] - y) / width.where(width > 0, 1.0)
+    return Lines(Knots(x, y, offsets), slope, y[after])
+
+
+def interpolate(lines: Lines, x: Tensor, group: Tensor | None) -> Tensor:
+    """The function of its group at each x [M], float64; outside its knots that of the nearest.
+
+    Args:
+        lines: of groups that have knots.
+        x: [M] floating point.
+        group: [M] int64; None if there is one group.
+    """
+    knots, x = lines.knots, x.double()
+    if group is None:
+        at = torch.searchsorted(knots.x, x, right=True).sub_(1).clamp_(min=0)
+    else:
+        at = _bisect(knots, x, group)
+    value = (x - knots.x.take(at)).clamp_(min=0).mul_(lines.slope.take(at))
+    # rounding must not carry a value above the next knot, or order would be lost there
+    return torch.minimum(value.add_(knots.y.take(at)), lines.top.take(at))
+
+
+def flat_below(knots: Knots) -> tuple[Tensor, Tensor]:
+    """Per group the value of its first knots [G], and the x up to which it holds [G].
+
+    A group without knots has value 0 everywhere.
+    """
+    starts, ends = knots.offsets[:-1], knots.offsets[1:]
+    some = ends > starts
+    if not bool(some.any()):
+        return torch.zeros(len(starts)).double(), torch.full((len(starts),), torch.inf).double()
+    at = starts.clamp(max=len(knots.x) - 1)
+    second = torch.where(at + 1 < ends, at + 1, at)
+    same = knots.y[second] == knots.y[at]
+    until = torch.where(same, knots.x[second], knots.x[at])
+    return knots.y[at].where(some, 0.0), until.where(some, torch.inf)
+
+
+def _smallest_answers(blocks: Answers, groups: int, pooled: bool) -> Tensor:
+    """[G] float64 smallest probability of an answer; infinite where there is none."""
+    first = torch.full((groups,), torch.inf, dtype=torch.float64)
+    for probs, answer in blocks:
+        rows = (answer >= 0).nonzero()[:, 0]
+        column = answer[rows]
+        own = probs[rows, column].cpu().double()
+        first = first.scatter_reduce(0, column.cpu(), own, "amin")
+    return first.amin().expand(groups) if pooled else first
+
+
+def _kept(probs: Tensor, answer: Tensor, keep: Tensor) -> tuple[np.ndarray, ...]:
+    """Column, probability and whether it is the answer, of the entries kept."""
+    flat = keep.flatten().nonzero()[:, 0]
+    row = torch.div(flat, probs.shape[1], rounding_mode="floor")
+    column = flat - row * probs.shape[1]
+    found = (column.int(), probs.flatten()[flat], answer[row] == column)
+    return tuple(each.cpu().numpy() for each in found)
+
+
+def _ends(lowest: Tensor, highest: Tensor, some: Tensor, dtype: np.dtype) -> tuple[np.ndarray, ...]:
+    """The lowest and highest of the entries not kept; how many lie between changes nothing."""
+    column = some.nonzero()[:, 0].repeat(2).int().numpy()
+    x = torch.cat([lowest[some], highest[some]]).numpy().astype(dtype)
+    return column, x, np.zeros(len(column), dtype=bool)
+
+
+def _sorted(
+    group: np.ndarray, x: np.ndarray, y: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The three arrays by group, then by x."""
+    if x.dtype == np.float32:
+        # the bits of a float32 in 0..1 ascend with it: one integer holds all three
+        key = group.astype(np.int64) << 31 | x.view(np.int32).astype(np.int64) << 1 | y
+        key.sort()
+        bits = (key >> 1 & 0x3FFFFFFF).astype(np.int32)
+        return key >> 31, bits.view(np.float32).astype(np.float64), key & 1
+    order = np.lexsort((x, group))
+    return group[order], x[order], y[order].astype(np.int64)
+
+
+def _knots(group: np.ndarray, x: np.ndarray, y: np.ndarray, groups: int, ties: float) -> Knots:
+    """Pool sorted entries into points, points into blocks, and keep the two ends of each block."""
+    new = _new_points(group, x, ties)
+    point = np.flatnonzero(new)
+    answers = np.add.reduceat(y, point) if len(point) else y
+    # points without an answer join the one before: a fit never rises between them
+    edge = np.append(True, group[point][1:] != group[point][:-1])[: len(point)]
+    slot = np.flatnonzero((answers > 0) | edge)
+    start = np.append(point[slot], len(x))
+    count, answers = np.diff(start), answers[slot]
+    last = point[np.append(slot[1:], len(point))[: len(slot)] - 1]
+    found = _pool(answers.tolist(), count.tolist(), group[start[:-1]].tolist())
+    pooled = np.array(found, dtype=np.int64)
+    if not found:
+        none = torch.zeros(0, dtype=torch.float64)
+        return Knots(none, none, torch.zeros(groups + 1, dtype=torch.int64))
+    mean = np.add.reduceat(answers, pooled) / np.add.reduceat(count, pooled)
+    left, right = x[start[pooled]], x[last[np.append(pooled[1:], len(slot)) - 1]]
+    keep = np.stack([np.ones(len(left), dtype=bool), right > left], 1).ravel()
+    knot_group = np.repeat(group[start[pooled]], 2)[keep]
+    offsets = np.searchsorted(knot_group, np.arange(groups + 1))
+    knots = np.stack([left, right], 1).ravel()[keep], np.repeat(mean, 2)[keep], offsets
+    return Knots(*(torch.from_numpy(np.ascontiguousarray(each)) for each in knots))
+
+
+def _new_points(group: np.ndarray, x: np.ndarray, ties: float) -> np.ndarray:
+    """Which of the sorted entries begin a point."""
+    new = np.ones(len(x), dtype=bool)
+    new[1:] = (group[1:] != group[:-1]) | (x[1:] != x[:-1])
+    if ties:
+        near = ~new
+        near[1:] |= (group[1:] == group[:-1]) & (x[1:] - x[:-1] < ties)
+        begin = 0.0
+        # every entry is compared with the first of its point, so the order matters
+        for at in np.flatnonzero(near | np.append(near[1:], False)).tolist():
+            if not near[at] or x[at] - begin >= ties:
+                begin, new[at] = x[at], True
+            else:
+                new[at] = False
+    return new
+
+
+def _pool(answers: list[int], count: list[int], group: list[int]) -> list[int]:
+    """Pool adjacent violators: the first position of each block of equal fit, exact in integers."""
+    starts: list[int] = []
+    sums: list[tuple[int, int]] = []
+    current, floor = None, 0
+    for position, (a, n, g) in enumerate(zip(answers, count, group, strict=True)):
+        if g != current:
+            current, floor = g, len(starts)
+        start = position
+        while len(starts) > floor and sums[-1][0] * n >= a * sums[-1][1]:
+            more, weight = sums.pop()
+            a, n, start = a + more, n + weight, starts.pop()
+        starts.append(start)
+        sums.append((a, n))
+    return starts
+
+
+def _bisect(knots: Knots, x: Tensor, group: Tensor) -> Tensor:
+    """The last knot of its group that is not above x; the first one if all are."""
+    sizes = knots.offsets.diff()
+    at, last = knots.offsets.take(group), (knots.offsets - 1).take(group + 1)
+    step = 1 << (max(int(sizes.max()) - 1, 0)).bit_length()
+    while step := step >> 1:
+        probe = torch.minimum(at + step, last)
+        at = torch.where(knots.x.take(probe) <= x, probe, at)
+    return at

@@ -8,8 +8,8 @@ import pytest
 import torch
 
 from vlcal.evaluation import evaluate
-from vlcal.metrics import METRICS, convention
-from vlcal.types import NoSamplesError, Predictions
+from vlcal.metrics import METRICS, classwise_ece, convention
+from vlcal.types import NoSamplesError, Predictions, VlcalWarning
 
 RNG = np.random.default_rng(0)
 LOGITS = RNG.normal(size=(60, 5)).astype(np.float32) * 4
@@ -265,3 +265,142 @@ def test_plot_draws_into_the_given_axes():
     evaluate(logits=LOGITS, labels=LABELS).plot(ax=ax)
     assert ax.patches
     assert ax.get_title(loc="left") + ax.get_title() == "convention standard"
+
+
+NAN_ROWS = changed(LOGITS, (3, 9), 1, np.nan)
+GOOD = np.delete(np.arange(60), [3, 9])
+BAD_ROWS = {
+    "logits": {"logits": NAN_ROWS, "labels": LABELS},
+    "infinite logits": {"logits": changed(LOGITS, (3, 9), 0, -np.inf), "labels": LABELS},
+    "labels": {
+        "logits": LOGITS,
+        "labels": np.where(np.isin(np.arange(60), GOOD), LABELS, -100),
+    },
+    "probs": {"probs": changed(PROBS, (3, 9), 2, np.nan), "labels": LABELS},
+    "sums": {"probs": changed(PROBS, (3, 9), 2, 0.999), "labels": LABELS},
+    "confidence": {
+        "confidence": changed(PROBS.max(-1)[:, None], (3, 9), 0, 1.5)[:, 0],
+        "correct": PROBS.argmax(-1) == LABELS,
+    },
+    "proximity": {
+        "logits": LOGITS,
+        "labels": LABELS,
+        "proximity": changed(np.full((60, 1), 0.5), (3, 9), 0, np.nan)[:, 0],
+    },
+    "proximity of predictions": {
+        "predictions": Predictions(
+            logits=torch.from_numpy(LOGITS), labels=torch.from_numpy(LABELS)
+        ),
+        "proximity": changed(np.full((60, 1), 0.5), (3, 9), 0, np.nan)[:, 0],
+    },
+}
+bad_rows = pytest.mark.parametrize("inputs", BAD_ROWS.values(), ids=BAD_ROWS.keys())
+
+
+def taken(inputs, rows):
+    def take(value):
+        return value.select(torch.from_numpy(rows)) if hasattr(value, "select") else value[rows]
+
+    return {
+        name: take(np.asarray(value) if isinstance(value, np.ndarray) else value)
+        for name, value in inputs.items()
+    }
+
+
+@bad_rows
+def test_bad_rows_are_an_error_by_default(inputs):
+    with pytest.raises(ValueError, match="row 3"):
+        evaluate(**inputs)
+
+
+@bad_rows
+def test_dropped_rows_are_counted_and_nothing_else_changes(inputs):
+    seen, expected = evaluate(**inputs, bad="drop"), evaluate(**taken(inputs, GOOD))
+    assert seen.metrics == expected.metrics
+    assert (seen.n, seen.n_dropped, seen.to_dict()["n_dropped"]) == (58, 2, 2)
+    assert int(seen.bins.count.sum()) == len(seen.outcomes.correct) == 58
+    assert str(seen).startswith("58 samples, 2 dropped, convention standard")
+    assert seen.notes == ("2 bad rows, the first is row 3: dropped",)
+
+
+@bad_rows
+def test_propagated_rows_make_what_sees_them_nan(inputs):
+    seen = evaluate(**inputs, bad="propagate")
+    only_near = "proximity" in inputs
+    assert seen.metrics
+    for name, value in seen.metrics.items():
+        assert np.isnan(value) == (name == "piece" or not only_near), name
+    assert (seen.n, seen.n_dropped) == (60, 0)
+    again = json.loads(json.dumps(seen.to_dict(), allow_nan=False))
+    assert again["metrics"]["piece" if only_near else "ece"] is None
+    assert "2 bad rows, the first is row 3" in again["notes"][0]
+
+
+@pytest.mark.parametrize("policy", ["drop", "propagate"])
+@pytest.mark.parametrize("kind", ["logits", "probs", "confidence"])
+def test_policies_change_nothing_where_all_rows_are_good(kind, policy):
+    inputs = {"logits": LOGITS, "probs": PROBS, "confidence": PROBS.max(-1)}
+    second = {"correct": PROBS.argmax(-1) == LABELS} if kind == "confidence" else {"labels": LABELS}
+    expected = evaluate(**{kind: inputs[kind]}, **second)
+    seen = evaluate(**{kind: inputs[kind]}, **second, bad=policy)
+    assert seen.to_dict() == expected.to_dict()
+
+
+def test_nothing_but_bad_rows():
+    nothing = np.full_like(LOGITS, np.nan)
+    with pytest.raises(NoSamplesError, match="all 60 rows are bad"):
+        evaluate(logits=nothing, labels=LABELS, bad="drop")
+    for inputs in ({"logits": nothing}, {"probs": nothing}):
+        seen = evaluate(**inputs, labels=LABELS, bad="propagate", classwise=True)
+        assert np.isnan(seen.metrics["ece"]) and seen.bins.n == 0 and seen.n == 60
+        assert "ece" in str(seen)
+
+
+def test_policies_are_no_way_around_the_kind_of_input():
+    for policy in ("drop", "propagate"):
+        with pytest.raises(ValueError, match="like cosine similarities"):
+            evaluate(logits=LOGITS / 40, labels=LABELS, bad=policy)
+        with pytest.raises(ValueError, match=r"labels must be \[N\] = \[60\]"):
+            evaluate(logits=LOGITS, labels=LABELS[:9], bad=policy)
+    with pytest.raises(ValueError, match="bad must be error, drop or propagate, got 'ignore'"):
+        evaluate(logits=LOGITS, labels=LABELS, bad="ignore")
+    with pytest.raises(ValueError, match="bad='drop' looks at the values, so validate must be"):
+        evaluate(logits=LOGITS, labels=LABELS, bad="drop", validate=False)
+
+
+def test_class_wise_error_is_measured_on_request():
+    seen = evaluate(logits=LOGITS, labels=LABELS, classwise=True)
+    again = evaluate(probs=PROBS, labels=LABELS, classwise=True)
+    names = ["classwise_ece", "classwise_ece_thresholded"]
+    assert list(seen.metrics)[-2:] == names
+    assert seen.metrics["classwise_ece"] == pytest.approx(classwise_ece(PROBS, LABELS), abs=1e-6)
+    assert seen.metrics == pytest.approx(again.metrics, abs=1e-6)
+    kept = evaluate(logits=NAN_ROWS, labels=LABELS, classwise=True, bad="drop")
+    assert (
+        kept.metrics == evaluate(logits=LOGITS[GOOD], labels=LABELS[GOOD], classwise=True).metrics
+    )
+    with pytest.raises(ValueError, match="classwise needs logits, probs or predictions"):
+        evaluate(confidence=[0.5], correct=[True], classwise=True)
+
+
+def test_what_a_convention_lacks_is_skipped_with_its_sentence():
+    seen = evaluate(logits=LOGITS, labels=LABELS, convention="torchmetrics")
+    assert seen.skipped["ace"] == "ace: convention torchmetrics has no bins of equal count"
+    assert "ace" not in seen.metrics and "rmsce" in seen.metrics
+
+
+def test_a_mean_over_batches_says_what_all_rows_give():
+    rule = replace(convention("carot"), batch_size=7)
+    with pytest.warns(VlcalWarning, match=r"batches of 7 in the order of the rows: ECE .* at once"):
+        seen = evaluate(logits=LOGITS, labels=LABELS, convention=rule)
+    pooled = evaluate(logits=LOGITS, labels=LABELS, convention=replace(rule, batch_size=None))
+    assert seen.metrics["ece"] > pooled.metrics["ece"]
+    assert f"over all rows at once it is {100 * pooled.metrics['ece']:.2f} %" in seen.notes[0]
+    assert f"note: {seen.notes[0]}" in str(seen)
+    assert torch.equal(seen.bins.count, pooled.bins.count)
+
+
+def test_shared_work_gives_the_metrics_themselves():
+    seen = evaluate(logits=LOGITS, labels=LABELS, proximity=np.linspace(0.2, 0.9, 60))
+    alone = {metric.__name__: metric(seen.outcomes, seen.convention) for metric in METRICS}
+    assert seen.metrics == alone

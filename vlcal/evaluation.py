@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import math
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
 from typing import Any
 
+from torch import Tensor
+
 from vlcal import metrics
-from vlcal._arrays import as_tensor
-from vlcal.metrics import METRICS, ClassTable, Convention, MissingInput
-from vlcal.metrics.arrays import (
-    check_logits,
-    check_probs,
-    check_unit_range,
-    label_vector,
-    matrix,
+from vlcal.metrics import (
+    METRICS,
+    ClassTable,
+    Classwise,
+    Convention,
+    Derived,
+    MissingInput,
+    OverBins,
+    binned,
 )
+from vlcal.metrics.given import Given, Policy, Read, read
 from vlcal.ops import BinStatistics
-from vlcal.types import NoSamplesError, Outcomes, Predictions
+from vlcal.types import Outcomes, Predictions, VlcalWarning
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,8 +36,10 @@ class Evaluation:
         bins: the bins of the convention, what the reliability diagram draws.
         outcomes: one value per sample.
         convention: the rules behind the numbers.
-        n: number of samples.
+        n: number of samples measured.
         n_classes: C, or None if only confidences were given.
+        n_dropped: rows that were left out because of their values.
+        notes: what a reader of the numbers has to know.
     """
 
     metrics: dict[str, float]
@@ -40,28 +49,34 @@ class Evaluation:
     convention: Convention
     n: int
     n_classes: int | None = None
+    n_dropped: int = 0
+    notes: tuple[str, ...] = ()
 
     def __str__(self) -> str:
         rule = self.convention
+        dropped = f", {self.n_dropped:,} dropped" if self.n_dropped else ""
         lines = [
-            f"{self.n:,} samples, convention {rule.name} "
+            f"{self.n:,} samples{dropped}, convention {rule.name} "
             f"({rule.n_bins} bins closed on the {rule.closed})"
         ]
-        for name, value in self.metrics.items():
-            shown = f"{value:10.4f} nats" if name == "nll" else f"{100 * value:10.2f} %"
-            shown = f"{value:10.4f}" if name == "brier" else shown
-            lines.append(f"  {name:<16}{shown}")
+        width = max(16, *(len(name) + 1 for name in self.metrics))
+        lines += [f"  {name:<{width}}{_shown(name, self.metrics[name])}" for name in self.metrics]
         lines += [f"  skipped {sentence}" for sentence in self.skipped.values()]
+        lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything but the samples as plain numbers and strings, ready for JSON."""
+        """Everything but the samples as plain numbers and strings, ready for JSON; None for NaN."""
         return {
             "n": self.n,
             "n_classes": self.n_classes,
+            "n_dropped": self.n_dropped,
             "convention": self.convention.name,
-            "metrics": dict(self.metrics),
+            "metrics": {
+                name: None if math.isnan(value) else value for name, value in self.metrics.items()
+            },
             "skipped": dict(self.skipped),
+            "notes": list(self.notes),
             "bins": {
                 "count": self.bins.count.tolist(),
                 "confidence": self.bins.confidence.tolist(),
@@ -101,6 +116,8 @@ def evaluate(
     predictions: Predictions | None = None,
     proximity: Any = None,
     convention: str | Convention = "standard",
+    classwise: bool = False,
+    bad: Policy = "error",
     validate: bool = True,
 ) -> Evaluation:
     """Accuracy and every calibration metric, under one named convention.
@@ -117,6 +134,10 @@ def evaluate(
         predictions: what a model and its calibrator gave, with their labels, in place of arrays.
         proximity: [N] in 0..1, exp(-mean distance to the nearest hold-out images), for PIECE.
         convention: a name of `vlcal.metrics.CONVENTIONS`, or a `Convention`.
+        classwise: also measure class-wise ECE, plain and thresholded; one more read of the rows.
+        bad: what to do about rows with NaN, infinities, labels outside 0..C-1, or probabilities
+            that are outside 0..1 or do not sum to 1. "error" raises, "drop" leaves them out and
+            says how many, "propagate" makes every metric NaN that sees them.
         validate: False trusts the values (finite, sums, the range of logits); shapes, dtypes and
             labels are checked always.
 
@@ -126,116 +147,98 @@ def evaluate(
     Raises:
         ValueError: no input or more than one kind of it is given, or a value breaks the contract
             above; the message counts the bad rows and names the first.
-        NoSamplesError: N is 0.
+        NoSamplesError: N is 0, or every row was dropped.
+
+    Under a convention that averages batches the order of the rows matters, and a VlcalWarning says
+    what ECE is over all rows at once.
 
         >>> round(evaluate(confidence=[0.9, 0.8], correct=[True, False]).metrics["ece"], 6)
         0.45
     """
     rule = metrics.convention(convention)
-    inputs = {
-        "logits": logits,
-        "probs": probs,
-        "confidence": confidence,
-        "predictions": predictions,
-    }
-    given = [name for name, value in inputs.items() if value is not None]
-    if len(given) != 1:
-        raise ValueError(
-            f"evaluate: give exactly one of {', '.join(inputs)}, got {', '.join(given) or 'none'}"
-        )
-    if (correct is not None) != (confidence is not None):
-        raise ValueError("evaluate: confidence and correct go together, got only one of them")
-    seen, n_classes = _READERS[given[0]](inputs[given[0]], correct, labels, validate)
-    if proximity is not None:
-        seen = seen._replace(proximity=_proximity(proximity, seen, validate))
-    values, skipped = _measure(seen, rule)
-    n = len(seen.confidence)
-    return Evaluation(values, skipped, metrics.bins(seen, rule), seen, rule, n, n_classes)
+    given = Given(logits, probs, confidence, predictions, correct, labels, proximity)
+    found = read(given, bad, validate)
+    if classwise and found.classwise is None:
+        raise ValueError("evaluate: classwise needs logits, probs or predictions, got confidences")
+    by_class = found.classwise if classwise else None
+    values, skipped, bins = _measure(found.outcomes, rule, by_class)
+    notes = _pooled(found.outcomes, rule, values) + _bad_rows(found, bad, values)
+    left_out = 0 if found.bad is None else int(found.bad.sum())
+    n = len(found.outcomes.confidence)
+    return Evaluation(
+        values,
+        skipped,
+        bins,
+        found.outcomes,
+        rule,
+        n if bad == "drop" else n + left_out,
+        found.n_classes,
+        left_out if bad == "drop" else 0,
+        tuple(notes),
+    )
 
 
-def _measure(seen: Outcomes, rule: Convention) -> tuple[dict[str, float], dict[str, str]]:
+def _shown(name: str, value: float) -> str:
+    if name == "nll":
+        return f"{value:10.4f} nats"
+    return f"{value:10.4f}" if name == "brier" else f"{100 * value:10.2f} %"
+
+
+def _measure(
+    seen: Outcomes, rule: Convention, by_class: Callable[[Convention], Classwise] | None
+) -> tuple[dict[str, float], dict[str, str], BinStatistics]:
     values: dict[str, float] = {}
     skipped: dict[str, str] = {}
-    for metric in METRICS:
+    shared: dict[Any, Any] = {binned: binned(seen, rule)}
+    for metric in METRICS if len(seen.confidence) else ():
         try:
-            values[metric.__name__] = metric(seen, rule)
+            values[metric.__name__] = _value(metric, seen, rule, shared)
         except MissingInput as sentence:
             skipped[metric.__name__] = str(sentence)
-    return values, skipped
+    if by_class is not None and len(seen.confidence):
+        tables = by_class(rule)
+        values["classwise_ece"] = tables.ece()
+        values["classwise_ece_thresholded"] = tables.ece_thresholded()
+    return values, skipped, shared[binned].every
 
 
-_Read = tuple[Outcomes, int | None]
+def _value(metric: Any, seen: Outcomes, rule: Convention, shared: dict[Any, Any]) -> float:
+    by_batches = isinstance(metric, OverBins) and rule.batch_size is not None
+    if by_batches or not isinstance(metric, Derived):
+        return metric(seen, rule)
+    if metric.gather not in shared:
+        shared[metric.gather] = metric.gather(seen, rule)
+    return metric.formula(shared[metric.gather])
 
 
-def _from_logits(logits: Any, correct: Any, labels: Any, validate: bool) -> _Read:
-    values = matrix("evaluate: logits", logits)
-    _refuse_empty(len(values))
-    chosen = label_vector("evaluate", labels, values)
-    if validate:
-        check_logits("evaluate", values)
-    return metrics.outcomes(Predictions(logits=values, labels=chosen)), values.shape[1]
+def _pooled(seen: Outcomes, rule: Convention, values: dict[str, float]) -> list[str]:
+    """The warning of a convention that averages batches, with what all rows at once give."""
+    if rule.batch_size is None or "ece" not in values:
+        return []
+    pooled = metrics.ece(seen, replace(rule, batch_size=None))
+    note = (
+        f"convention {rule.name} averages batches of {rule.batch_size} in the order of the rows: "
+        f"ECE {100 * values['ece']:.2f} %; over all rows at once it is {100 * pooled:.2f} %"
+    )
+    warnings.warn(f"evaluate: {note}", VlcalWarning, stacklevel=3)
+    return [note]
 
 
-def _from_probs(probs: Any, correct: Any, labels: Any, validate: bool) -> _Read:
-    values = matrix("evaluate: probs", probs)
-    _refuse_empty(len(values))
-    chosen = label_vector("evaluate", labels, values)
-    if validate:
-        check_probs("evaluate", values)
-    return metrics.outcomes_of_probs(values, chosen), values.shape[1]
+def _bad_rows(found: Read, policy: str, values: dict[str, float]) -> list[str]:
+    """What became of bad rows; under "propagate" the metrics that see them become NaN."""
+    notes = []
+    if found.bad is not None:
+        end = "dropped" if policy == "drop" else "every metric is NaN"
+        notes.append(f"{_count(found.bad)}: {end}")
+    if found.bad_proximity is not None:
+        notes.append(f"{_count(found.bad_proximity)} in their proximity: piece is NaN")
+    if policy == "propagate" and found.bad is not None:
+        measured = list(values) or [metric.__name__ for metric in METRICS]
+        values.update(dict.fromkeys(measured, math.nan))
+    if found.bad_proximity is not None and "piece" in values:
+        values["piece"] = math.nan
+    return notes
 
 
-def _from_confidence(confidence: Any, correct: Any, labels: Any, validate: bool) -> _Read:
-    if labels is not None:
-        raise ValueError("evaluate: labels go with logits, probs or predictions, not confidence")
-    values = as_tensor("evaluate: confidence", confidence)
-    right = as_tensor("evaluate: correct", correct).to(values.device)
-    if values.ndim != 1 or not values.is_floating_point() or right.shape != values.shape:
-        raise ValueError(
-            "evaluate: confidence must be floating point [N] and correct [N], "
-            f"got {values.dtype} {tuple(values.shape)} and {tuple(right.shape)}"
-        )
-    _refuse_empty(len(values))
-    if right.is_floating_point() or bool(((right != 0) & (right != 1)).any()):
-        raise ValueError(f"evaluate: correct must be bool, or integers 0 and 1, got {right.dtype}")
-    check_unit_range("evaluate: confidence", values)
-    return Outcomes(values, right.bool()), None
-
-
-def _from_predictions(predictions: Any, correct: Any, labels: Any, validate: bool) -> _Read:
-    if not isinstance(predictions, Predictions):
-        raise ValueError(
-            f"evaluate: predictions must be a Predictions, got {type(predictions).__name__}; "
-            "arrays go in as logits= or probs="
-        )
-    if labels is not None:
-        raise ValueError("evaluate: predictions carry their labels, got labels as well")
-    if predictions.labels is None:
-        raise ValueError("evaluate: needs predictions with labels [N], got none")
-    _refuse_empty(len(predictions))
-    return metrics.outcomes(predictions), predictions.n_classes
-
-
-_READERS = {
-    "logits": _from_logits,
-    "probs": _from_probs,
-    "confidence": _from_confidence,
-    "predictions": _from_predictions,
-}
-
-
-def _refuse_empty(n: int) -> None:
-    if n == 0:
-        raise NoSamplesError("evaluate: needs at least one sample, got none")
-
-
-def _proximity(proximity: Any, seen: Outcomes, validate: bool) -> Any:
-    values = as_tensor("evaluate: proximity", proximity).to(seen.confidence.device)
-    if values.shape != seen.confidence.shape or not values.is_floating_point():
-        raise ValueError(
-            f"evaluate: proximity must be floating point [N] = [{len(seen.confidence)}], "
-            f"got {values.dtype} {tuple(values.shape)}"
-        )
-    if validate:
-        check_unit_range("evaluate: proximity, exp(-mean distance),", values)
-    return values
+def _count(rows: Tensor) -> str:
+    return f"{int(rows.sum())} bad rows, the first is row {int(rows.int().argmax())}"

@@ -25,8 +25,8 @@ def matrix(who: str, value: Any) -> Tensor:
     return tensor
 
 
-def label_vector(who: str, value: Any, like: Tensor) -> Tensor:
-    """Labels [N] int64 in 0..C-1 for the matrix [N, C], on its device."""
+def label_vector(who: str, value: Any, like: Tensor, *, any_value: bool = False) -> Tensor:
+    """Labels [N] int64 in 0..C-1, or any integers, for the matrix [N, C], on its device."""
     if value is None:
         raise ValueError(f"{who}: needs labels [N], got none")
     labels = as_tensor(f"{who}: labels", value)
@@ -35,12 +35,18 @@ def label_vector(who: str, value: Any, like: Tensor) -> Tensor:
             f"{who}: labels must be [N] class indices, got one row per sample "
             f"{tuple(labels.shape)}; labels.argmax(-1) turns one-hot rows into indices"
         )
-    return check_labels(who, labels, *like.shape).to(like.device)
+    n, n_classes = like.shape
+    return check_labels(who, labels, n, None if any_value else n_classes).to(like.device)
 
 
 def check_logits(who: str, logits: Tensor) -> None:
     """Raise a ValueError unless logits are finite and reach beyond the range of cosines."""
     check_finite(f"{who}: logits", logits)
+    check_no_cosines(who, logits)
+
+
+def check_no_cosines(who: str, logits: Tensor) -> None:
+    """Raise a ValueError if all logits lie where cosines and probabilities do."""
     if logits.numel() and bool((torch.stack(logits.aminmax()).abs() <= 1).all()):
         raise ValueError(
             f"{who}: all logits lie in -1..1, like cosine similarities or probabilities do; "
@@ -51,11 +57,11 @@ def check_logits(who: str, logits: Tensor) -> None:
 
 def check_unit_range(who: str, values: Tensor) -> None:
     """Raise a ValueError with count and first row unless all values lie in 0..1."""
-    bad = ~((values >= 0) & (values <= 1))
-    if bool(bad.any()):
-        rows = bad.reshape(len(values), -1).any(-1)
+    rows = outside_unit_range(values)
+    if bool(rows.any()):
         first = int(rows.int().argmax())
-        value = float(values[first][bad[first]].reshape(-1)[0])
+        bad = values[first][~((values[first] >= 0) & (values[first] <= 1))]
+        value = float(bad.reshape(-1)[0])
         raise ValueError(
             f"{who} must be in 0..1, got {value:g} in row {first} ({int(rows.sum())} such rows)"
         )
@@ -64,12 +70,30 @@ def check_unit_range(who: str, values: Tensor) -> None:
 def check_probs(who: str, probs: Tensor) -> None:
     """Raise a ValueError with count and first row unless rows are probabilities that sum to 1."""
     check_unit_range(f"{who}: probs", probs)
-    total = probs.sum(-1, dtype=torch.float64)
-    tolerance = SUM_TOLERANCE.get(probs.dtype, 1e-4)
-    bad = (total - 1).abs() > tolerance
+    bad = off_in_sum(probs)
     if bool(bad.any()):
         first = int(bad.int().argmax())
+        total, tolerance = float(probs[first].sum(dtype=torch.float64)), _tolerance(probs)
         raise ValueError(
             f"{who}: every row of probs must sum to 1 (within {tolerance:g} for {probs.dtype}), "
-            f"got {float(total[first]):g} in row {first} ({int(bad.sum())} such rows)"
+            f"got {total:g} in row {first} ({int(bad.sum())} such rows)"
         )
+
+
+def not_finite(values: Tensor) -> Tensor:
+    """Rows [N] of values [N, ...] that hold NaN or an infinity."""
+    return ~values.isfinite().reshape(len(values), -1).all(-1)
+
+
+def outside_unit_range(values: Tensor) -> Tensor:
+    """Rows [N] of values [N, ...] that hold NaN or a number outside 0..1."""
+    return ~((values >= 0) & (values <= 1)).reshape(len(values), -1).all(-1)
+
+
+def off_in_sum(probs: Tensor) -> Tensor:
+    """Rows [N] of probabilities [N, C] that do not sum to 1; false for NaN."""
+    return (probs.sum(-1, dtype=torch.float64) - 1).abs() > _tolerance(probs)
+
+
+def _tolerance(probs: Tensor) -> float:
+    return SUM_TOLERANCE.get(probs.dtype, 1e-4)

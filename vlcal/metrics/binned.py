@@ -9,7 +9,6 @@ import torch
 from torch import Tensor
 
 from vlcal.metrics.conventions import Convention
-from vlcal.metrics.needs import refuse_empty
 from vlcal.ops import BinStatistics, bin_statistics, group_statistics
 from vlcal.ops.binning import equal_edges
 from vlcal.types import Outcomes
@@ -119,12 +118,7 @@ def _without(
 
 
 def binned(outcomes: Outcomes, convention: Convention) -> Binned:
-    """The bins of the convention over all rows at once.
-
-    Raises:
-        NoSamplesError: there are no samples.
-    """
-    refuse_empty("bins", outcomes)
+    """The bins of the convention over all rows at once, empty without rows."""
     confidence, correct = prepared(outcomes.confidence, convention), outcomes.correct
     zeros = ones = (0, 0)
     if convention.at_zero == "no bin":

@@ -5,6 +5,7 @@ from __future__ import annotations
 from vlcal.metrics.binned import Binned, Cell, binned
 from vlcal.metrics.conventions import Convention
 from vlcal.metrics.derived import OverBins
+from vlcal.metrics.needs import refuse_empty
 from vlcal.ops import BinStatistics
 from vlcal.types import Outcomes
 
@@ -17,6 +18,7 @@ def bins(outcomes: Outcomes, convention: Convention) -> BinStatistics:
     Raises:
         NoSamplesError: there are no samples.
     """
+    refuse_empty("bins", outcomes)
     return binned(outcomes, convention).every
 
 

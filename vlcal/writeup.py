@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -80,13 +81,15 @@ def write_up_arrays(
         rows.append({**about_row, **took, **each.to_dict(), **_cells(each)})
     classes, after = _given_classes(found, names, test, base)
     first = next(iter(found.values()))
+    why = f"{after}, the lowest ECE of those that keep every prediction"
+    shown = {"classes are shown after": why} if after and len(found) > 2 else {}
     return Report.from_rows(
         rows,
         title=title,
         about=about or f"{first.n:,} rows of arrays that were given.",
         classes=classes,
         class_titles=("none", after or ""),
-        facts={**(facts or {}), "machine": machine()},
+        facts={**(facts or {}), **shown, "machine": machine()},
     )
 
 
@@ -142,7 +145,10 @@ def _given_classes(
     test: Predictions | None,
     base: Predictions | None,
 ) -> tuple[list[ClassRow], str | None]:
-    """Class rows before and after the last calibrator that keeps predictions, and its name."""
+    """Class rows before and after a calibrator, and its name.
+
+    It is the one with the lowest ECE of those that keep every prediction.
+    """
     before = next(iter(found.values()))
     if before.n_classes is None or before.outcomes.predicted is None:
         return [], None
@@ -152,7 +158,7 @@ def _given_classes(
         )
     names = names or [f"class {label}" for label in range(before.n_classes)]
     keeping = [name for name, each in found.items() if each is not before and _agree(before, each)]
-    after = keeping[-1] if keeping else None
+    after = min(keeping, key=lambda name: found[name].metrics.get("ece", math.inf), default=None)
     halves, proximity, nearest = _halves(names, test, base)
     rows = class_rows(
         names,

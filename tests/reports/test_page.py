@@ -10,7 +10,7 @@ import torch
 
 from tests.reports.result_rows import HOSTILE, classes, grid, measured, row
 from vlcal.reports import ClassRow, Report, class_rows, read_report, write_report
-from vlcal.reports.pictures import pool_bins
+from vlcal.reports.pictures import pictures, pool_bins
 from vlcal.types import Outcomes
 
 
@@ -228,6 +228,39 @@ def test_seeds_share_images_so_the_first_is_drawn_and_datasets_are_added():
     (group,) = pool_bins(Report.from_rows([*rows, rows[0]])).values()
     assert group["none"].n == 2 * rows[0]["n"]
     assert group["none"].count.tolist() == [2 * c for c in rows[0]["bins"]["count"]]
+
+
+def test_pictures_of_lines_are_of_the_last_tuner_on_both_halves():
+    titles = [picture.title for picture in pictures(report())]
+    assert [title for title in titles if "threshold" in title or "bins?" in title] == [
+        "What a threshold buys: CoOp on new classes",
+        "What a threshold buys: CoOp on base classes",
+        "Does the error depend on the bins? CoOp on new classes",
+        "Does the error depend on the bins? CoOp on base classes",
+    ]
+
+
+def test_rows_without_cells_make_every_other_picture():
+    bare = [{k: v for k, v in each.items() if k != "cells"} for each in grid()]
+    titles = [picture.title for picture in pictures(Report.from_rows(bare, classes=classes()))]
+    assert len(titles) == 4 + 4
+    assert not any("threshold" in title or "bins?" in title for title in titles)
+
+
+def test_cells_do_not_change_the_hash_of_the_rows():
+    bare = [{k: v for k, v in each.items() if k != "cells"} for each in grid()]
+    hashes = {Report.from_rows(rows).facts["hash of the rows"] for rows in (bare, grid())}
+    assert len(hashes) == 1
+
+
+def test_columns_that_would_be_empty_are_left_out(tmp_path):
+    plain = [ClassRow("a", None, 3, 0.5, 0.5), ClassRow("b", None, 3, 0.5, 0.6)]
+    text = write_report(tmp_path, Report.from_rows([row()], classes=plain)).read_text()
+    head = text[text.index('id="classes"') :].split("</thead>")[0]
+    assert head.count("<th ") == 5
+    assert not re.search("Half|Proximity|Nearest", head)
+    body = text[text.index('id="classes"') :].split("<tbody>")[1].split("</tbody>")[0]
+    assert body.count("<td") == 2 * 5
 
 
 def test_missing_jinja_is_one_sentence_with_the_extra(monkeypatch, tmp_path):

@@ -6,17 +6,23 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from tests.reports.result_rows import HOSTILE, classes, grid, row, statistics
+from tests.reports.result_rows import HOSTILE, classes, grid, outcomes, row, statistics
 from vlcal.ops import bin_statistics, group_statistics
 from vlcal.reports import (
     ClassRow,
+    cells_of,
+    class_reliability,
     confidence_histograms,
     proximity_scatter,
     reliability_diagram,
     reliability_pair,
+    risk_coverage,
+    sensitivity,
     tradeoff,
 )
+from vlcal.reports.class_reliability import class_reliability_svg
 from vlcal.reports.figures import OVER, UNDER, to_png, to_svg
+from vlcal.reports.lines import looks
 from vlcal.reports.scatter import proximity_scatter_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -26,6 +32,9 @@ DRAW = {
     "scatter": lambda: proximity_scatter(classes()),
     "histograms": lambda: confidence_histograms((statistics(), statistics(1)), ("a", "b")),
     "tradeoff": lambda: tradeoff(grid()),
+    "risk": lambda: risk_coverage([cells_of(outcomes(i)) for i in range(8)], list("abcdefgh")),
+    "bins": lambda: sensitivity([cells_of(outcomes(i)) for i in range(8)], list("abcdefgh")),
+    "classes": lambda: class_reliability(classes()),
 }
 every_picture = pytest.mark.parametrize("draw", DRAW.values(), ids=DRAW)
 
@@ -154,6 +163,41 @@ def test_base_classes_are_hollow_and_signs_have_their_own_marks():
     assert all(len(c.get_facecolor()) == ("False" in gid) for gid, c in marks.items())
 
 
+def test_every_class_is_at_its_confidence_and_accuracy():
+    rows = [ClassRow("a", None, 10, 0.5, 0.9, 0.6), ClassRow("b", None, 5, 0.8, 0.7, 0.7)]
+    _, panels = class_reliability(rows, ("before", "after"))
+    found = [c.get_offsets().tolist() for ax in panels for c in ax.collections]
+    assert found == [[[0.9, 0.5]], [[0.7, 0.8]], [[0.6, 0.5]], [[0.7, 0.8]]]
+    before, after = panels
+    assert (before.get_xlim(), before.get_ylim()) == (after.get_xlim(), after.get_ylim())
+    assert before.get_xlim()[0] < 0.5 and before.get_xlim()[1] > 1
+
+
+def test_classes_that_are_not_in_halves_are_filled_and_called_neither():
+    rows = [ClassRow("a", None, 10, 0.5, 0.9), ClassRow("b", None, 5, 0.8, 0.7)]
+    figure, (ax,) = class_reliability(rows)
+    assert all(len(marks.get_facecolor()) for marks in ax.collections)
+    svg = class_reliability_svg(rows)
+    titles = [element.text for element in ElementTree.fromstring(svg).iter(f"{SVG}title")]
+    assert titles == [
+        "a: +40.0 points, 10 predictions",
+        "b: \N{MINUS SIGN}10.0 points, 5 predictions",
+    ]
+    legend = [text.get_text() for text in figure.legends[0].get_texts()]
+    assert legend == ["over-confident", "under-confident"]
+
+
+def test_lines_of_many_methods_all_look_different():
+    found = {tuple(map(str, looks(i).values())) for i in range(36)}
+    assert len(found) == 36
+
+
+def test_axes_in_percent_say_every_digit_they_need():
+    _, ax = tradeoff([row("a", "none", half, ece=0.1) for half in ("base", "new")])
+    labels = [ax.xaxis.get_major_formatter()(value, 0) for value in (0.025, 0.1, 0.3)]
+    assert labels == ["2.5", "10", "30"]
+
+
 def test_both_panels_share_their_limits():
     _, (before, after) = proximity_scatter(classes())
     assert before.get_ylim() == after.get_ylim()
@@ -179,13 +223,26 @@ def test_tradeoff_arrows_point_from_uncalibrated_to_calibrated():
     assert {"CoOp", "DAC"} <= {text.get_text() for text in ax.texts}
 
 
-@pytest.mark.parametrize("name", ["reliability_diagram", "proximity_scatter", "tradeoff"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "reliability_diagram",
+        "proximity_scatter",
+        "tradeoff",
+        "risk_coverage",
+        "sensitivity",
+        "class_reliability",
+    ],
+)
 def test_missing_matplotlib_is_one_sentence_with_the_extra(name, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     draw = {
         "reliability_diagram": lambda: reliability_diagram(statistics()),
         "proximity_scatter": DRAW["scatter"],
         "tradeoff": DRAW["tradeoff"],
+        "risk_coverage": DRAW["risk"],
+        "sensitivity": DRAW["bins"],
+        "class_reliability": DRAW["classes"],
     }[name]
     with pytest.raises(
         ImportError, match=rf"{name} needs matplotlib: pip install 'vlcal\[report\]'"

@@ -31,7 +31,7 @@ FLAGS = {
     "image_features": "--image-features",
     "text_features": "--text-features",
     "zero_shot": "--zero-shot-logits, or --zero-shot-text-features with --image-features and "
-    "--logit-scale,",
+    "--logit-scale",
     "class_names": "--classes",
 }
 
@@ -78,11 +78,12 @@ def calibrate(
     else:
         makers = _loaded(calibrator, method, set)
     fit_on, apply_to, how = _read(given, val_given, val, test, seed, trust, fits=fits)
+    separate = val is not None or val_given != ValArrays()
     made, left_out = {}, {}
     for i, (name, maker) in enumerate(makers.items()):
         progress("calibrate", i, len(makers))
         try:
-            made[name] = _made(maker, fit_on, apply_to, separate=given != val_given)
+            made[name] = _made(maker, fit_on, apply_to, separate)
         except (ValueError, ImportError) as refusal:
             if method != "all":
                 raise
@@ -179,7 +180,7 @@ def _loaded(path: str, method: str | None, options: dict[str, Any] | None) -> di
 
 
 def _made(
-    calibrator: Any, fit_on: Predictions | None, apply_to: Predictions, *, separate: bool
+    calibrator: Any, fit_on: Predictions | None, apply_to: Predictions, separate: bool
 ) -> Made:
     start = time.perf_counter()
     if fit_on is not None:
@@ -202,7 +203,7 @@ def _check_needs(
         flags = FLAGS.get(name, "--" + name.replace("_", "-"))
         if of:
             flags = flags.replace("--", "--val-").replace("--val-logit-scale", "--logit-scale")
-        raise ValueError(f"{_title(calibrator)}: needs {f'{of} ' * bool(of)}{name}; give {flags}")
+        raise ValueError(f"{_title(calibrator)}: needs {f'{of} ' * bool(of)}{name}: give {flags}")
 
 
 def _title(calibrator: Any) -> str:

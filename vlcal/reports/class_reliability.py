@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -9,9 +10,6 @@ from vlcal.reports import figures
 from vlcal.reports.classes import ClassRow
 from vlcal.reports.figures import MUTED
 from vlcal.reports.marks import Mark, add_legend, draw_marks, hover
-from vlcal.reports.tables import percent
-
-_TICKS = (0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 
 def class_reliability(
@@ -53,12 +51,14 @@ def _draw(
     figure = figures.new_figure(7.0 if two else 3.75, 4.05, "class_reliability")
     hovers: dict[str, list[str]] = {}
     axes: list[Any] = []
-    for i, title in enumerate(titles[: 1 + two]):
+    panels = [[_mark(c, largest, after=after) for c in known] for after in (False, True)[: 1 + two]]
+    low = _lowest([value for marks in panels for mark in marks for value in mark[:2]])
+    for i, (marks, title) in enumerate(zip(panels, titles, strict=False)):
         ax = figures.place(figure, 0.65 + 3.2 * i, 0.42, 2.85, 2.75)
-        marks = [_mark(c, largest, after=bool(i)) for c in known]
-        _prepare(ax, i)
+        _prepare(ax, low)
         hovers |= draw_marks(ax, marks, f"panel{i}")
         figures.set_title(ax, title)
+        ax.tick_params(labelleft=not axes)
         axes.append(ax)
     axes[0].set_ylabel("accuracy (%)")
     add_legend(figure, halves=len({c.base for c in known}) > 1)
@@ -71,10 +71,15 @@ def _mark(row: ClassRow, largest: int, *, after: bool) -> Mark:
     return Mark(confidence, row.accuracy, gap, row.base, row.n / largest, hover(row, gap))
 
 
-def _prepare(ax: Any, i: int) -> None:
+def _lowest(values: Sequence[float]) -> float:
+    """The tenth below all values, at most 0.8: where both axes of both panels begin."""
+    return min(0.8, max(0.0, math.floor(10 * min(values) - 0.1) / 10))
+
+
+def _prepare(ax: Any, low: float) -> None:
     figures.style_axes(ax)
-    ax.set(xlim=(-0.02, 1.02), ylim=(-0.02, 1.02), aspect="equal", xlabel="mean confidence (%)")
-    ax.plot([0, 1], [0, 1], color=MUTED, linestyle=(0, (4, 3)), linewidth=1, zorder=1.5)
-    texts = [percent(tick, 0) for tick in _TICKS]
-    ax.set_xticks(_TICKS, labels=texts)
-    ax.set_yticks(_TICKS, labels=texts if i == 0 else [""] * len(texts))
+    room = 0.025 * (1 - low)
+    ax.set(xlim=(low - room, 1 + room), ylim=(low - room, 1 + room), aspect="equal")
+    ax.plot([low, 1], [low, 1], color=MUTED, linestyle=(0, (4, 3)), linewidth=1, zorder=1.5)
+    ax.set_xlabel("mean confidence (%)")
+    figures.percent_ticks(ax.xaxis, ax.yaxis)

@@ -63,6 +63,12 @@ def style_axes(ax: Any, *, grid: bool = True) -> None:
         ax.grid(color=RULE, linewidth=0.6)
 
 
+def percent_ticks(*axes: Any) -> None:
+    """Fractions on these x or y axes are labelled in percent, with the digits that they need."""
+    for axis in axes:
+        axis.set_major_formatter(lambda value, _: f"{round(100 * value, 6):g}")
+
+
 def set_title(ax: Any, text: str) -> None:
     """A title at the left, shown as given and never parsed as mathematics."""
     ax.set_title(label(text), loc="left", fontsize=10.5, color=INK, pad=8, parse_math=False)

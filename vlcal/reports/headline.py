@@ -23,7 +23,7 @@ _DISPLAY = {
     "given": "The model",
     "sals": "SaLS",
 }
-_HALVES = {"base": "base classes", "new": "new classes"}
+_WHERE = {"base": "base classes", "new": "new classes", "test": "the test data"}
 
 
 def display(name: str) -> str:
@@ -34,6 +34,11 @@ def display(name: str) -> str:
     if "+" in name.strip("+"):
         return "+".join(display(part) for part in name.split("+"))
     return _DISPLAY.get(name, name.upper() if len(name) <= 4 and name.islower() else name)
+
+
+def where_of(split: str) -> str:
+    """A split in words, as in "on new classes"."""
+    return _WHERE.get(split, f"the {split} split")
 
 
 def headline(rows: Sequence[Row], tuner: str | None = None) -> str:
@@ -95,7 +100,7 @@ def _sentence(lines: Sequence[Line], split: str) -> str:
 
 
 def _confidence(line: Line, split: str, name: str) -> str:
-    where = _HALVES.get(split, f"the {split} split")
+    where = where_of(split)
     accuracy, confidence = (_value(line, split, m) for m in ("accuracy", "mean_confidence"))
     if accuracy is None or confidence is None:
         return f"{name} was measured on {where}"

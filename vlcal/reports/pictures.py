@@ -10,7 +10,7 @@ from vlcal.reports.cells import row_cells
 from vlcal.reports.class_reliability import class_reliability_svg
 from vlcal.reports.classes import ClassRow
 from vlcal.reports.figures import to_svg
-from vlcal.reports.headline import display
+from vlcal.reports.headline import display, where_of
 from vlcal.reports.histogram import confidence_histograms
 from vlcal.reports.reliability import reliability_panels
 from vlcal.reports.report import Report
@@ -26,7 +26,6 @@ MOST_DOTS = 1000
 MOST_LINES = 12  # methods in one picture of lines
 MOST_SPLITS = 2
 _PANELS = 3
-_SPLITS = {"base": "base classes", "new": "new classes", "test": "the test data"}
 
 Group = dict[str, BinStatistics]
 Pooled = dict[tuple[str, str], Group]
@@ -110,7 +109,7 @@ def _reliability(pooled: Pooled, drawn: str) -> list[Picture]:
                 return found
             part = items[start : start + _PANELS]
             figure, _ = reliability_panels([b for _, b in part], [display(c) for c, _ in part])
-            title = _where(tuner, split)
+            title = _where(tuner, split) + ", continued" * (start > 0)
             caption = (
                 f"Accuracy against confidence; the numbers are those of the drawn bins{drawn}."
             )
@@ -149,7 +148,7 @@ def _sensitivity(key: tuple[str, str], cells: Group, n_bins: int | None, drawn: 
     caption = f"The error at 5 to 50 bins{drawn}. {best_sentence(list(cells.values()), names)}"
     if n_bins is not None:
         caption = f"{caption.rstrip()} The dotted line marks the {n_bins} bins of this page."
-    title = f"Does the ranking depend on the bins? {_where(*key)}"
+    title = f"Does the error depend on the bins? {_where(*key)}"
     return _picture(figure, title, caption, f"sensitivity-{key[1]}")
 
 
@@ -203,7 +202,7 @@ def _most_predicted(classes: Sequence[ClassRow]) -> tuple[list[ClassRow], str]:
 
 
 def _where(tuner: str, split: str) -> str:
-    return f"{display(tuner)} on {_SPLITS.get(split, split)}"
+    return f"{display(tuner)} on {where_of(split)}"
 
 
 def _picture(figure: object, title: str, caption: str, name: str) -> Picture:

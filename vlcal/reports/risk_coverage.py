@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FEW = 30  # samples; a share of fewer is not drawn
 PRECISIONS = (0.95, 0.99, 0.999)
+NOT_MEASURED = "\N{EN DASH}"  # no threshold reaches the precision
 
 
 class Operating(NamedTuple):
@@ -95,8 +96,8 @@ def risk_coverage(
     optional("matplotlib", "report", "risk_coverage")
     wide = max(len(figures.label(title)) for title in titles)
     height = max(3.0, 1.2 + 0.2 * len(cells))
-    figure = figures.new_figure(6.45 + 0.068 * wide, height, "risk_coverage")
-    ax = figures.place(figure, 0.62, 0.15, 3.6, height - 0.7)
+    figure = figures.new_figure(6.5 + 0.068 * wide, height, "risk_coverage")
+    ax = figures.place(figure, 0.62, 0.15, 3.4, height - 0.7)
     figures.style_axes(ax)
     points = [operating_point(each, asked) for each in cells]
     for i, (curve, each, point) in enumerate(zip(curves, cells, points, strict=True)):
@@ -127,8 +128,7 @@ def _finish(ax: Any, risks: Sequence[float], asked: float) -> None:
     top = 1.12 * max(*risks, 1 - asked, 0.01)
     ax.set(xlim=(0, 1), ylim=(0, top), xlabel="answered: surest first (%)")
     ax.set_ylabel("wrong among the answered (%)")
-    ax.xaxis.set_major_formatter(lambda value, _: percent(value, 0))
-    ax.yaxis.set_major_formatter(lambda value, _: percent(value, 0 if top > 0.05 else 1))
+    figures.percent_ticks(ax.xaxis, ax.yaxis)
     ax.axhline(1 - asked, color=MUTED, linestyle=(0, (4, 3)), linewidth=1, zorder=1.5)
     text = ax.text(0.01, 1 - asked + 0.012 * top, f"{_short(asked)} % right", va="bottom")
     text.set(fontsize=7.5, color=MUTED)
@@ -136,7 +136,7 @@ def _finish(ax: Any, risks: Sequence[float], asked: float) -> None:
 
 def _threshold(point: Operating | None) -> str:
     if point is None:
-        return "none"
+        return NOT_MEASURED
     digits = 1
     # a model that is nearly always sure needs more digits than one
     while digits < 5 and round(100 * point.threshold, digits) >= 100 and point.threshold < 1:
@@ -145,7 +145,7 @@ def _threshold(point: Operating | None) -> str:
 
 
 def _share(point: Operating | None) -> str:
-    return percent(0.0 if point is None else point.coverage)
+    return NOT_MEASURED if point is None else percent(point.coverage)
 
 
 def _short(fraction: float) -> str:

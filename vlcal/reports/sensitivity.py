@@ -10,7 +10,6 @@ from vlcal.reports import figures
 from vlcal.reports.cells import BINS, equal_mass, equal_width
 from vlcal.reports.figures import INK, MUTED
 from vlcal.reports.lines import looks
-from vlcal.reports.tables import percent
 
 if TYPE_CHECKING:
     from vlcal.ops import BinStatistics
@@ -49,7 +48,7 @@ def sensitivity(
             f"got {len(cells)} methods and {len(titles)} titles"
         )
     optional("matplotlib", "report", "sensitivity")
-    rows = -(-len(cells) // 5)
+    columns, rows = _legend_grid([figures.label(title) for title in titles])
     figure = figures.new_figure(7.4, 3.2 + 0.2 * rows, "sensitivity")
     axes: list[Any] = []
     highest = 0.0
@@ -65,7 +64,7 @@ def sensitivity(
         ax.set_xlabel("number of bins")
         axes.append(ax)
     _finish(axes, highest, n_bins)
-    _add_legend(figure, titles)
+    _add_legend(figure, titles, columns)
     return figure, tuple(axes)
 
 
@@ -73,17 +72,26 @@ def best_sentence(cells: Sequence[BinStatistics], titles: Sequence[str]) -> str:
     """Which method has the lowest error, and whether that depends on the number of bins."""
     if len(cells) < 2:
         return ""
-    return " ".join(_best(rule, cells, titles) for rule in RULES)
+    wins = {rule: _wins(rule, cells, titles) for rule in RULES}
+    winners = {name for counts in wins.values() for name in counts}
+    if len(winners) == 1:
+        return f"{winners.pop()} has the lowest error at every number, of either kind of bins."
+    return " ".join(_sentence(rule, counts) for rule, counts in wins.items())
 
 
-def _best(rule: str, cells: Sequence[BinStatistics], titles: Sequence[str]) -> str:
+def _wins(rule: str, cells: Sequence[BinStatistics], titles: Sequence[str]) -> dict[str, int]:
+    """At how many numbers of bins each method has the lowest error, most often first."""
     curves = [curve(each, rule) for each in cells]
     best = [min(range(len(cells)), key=lambda i, k=k: curves[i][k]) for k in range(len(BINS))]
-    wins = {titles[i]: best.count(i) for i in sorted(set(best), key=best.count, reverse=True)}
+    return {titles[i]: best.count(i) for i in sorted(set(best), key=best.count, reverse=True)}
+
+
+def _sentence(rule: str, wins: dict[str, int]) -> str:
     if len(wins) == 1:
         return f"With bins of {rule}, {next(iter(wins))} has the lowest error at every number."
-    texts = [f"{name} at {count}" for name, count in wins.items()]
-    return f"With bins of {rule}, the lowest error is that of {', '.join(texts)} of {len(BINS)}."
+    first, *others = (f"{name} at {count}" for name, count in wins.items())
+    texts = ", ".join([f"{first} of {len(BINS)} numbers", *others])
+    return f"With bins of {rule}, the lowest error is that of {texts}."
 
 
 def _finish(axes: Sequence[Any], highest: float, n_bins: int | None) -> None:
@@ -91,7 +99,7 @@ def _finish(axes: Sequence[Any], highest: float, n_bins: int | None) -> None:
     top = 1.1 * max(highest, 0.005)
     first.set(xlim=(BINS[0], BINS[-1]), ylim=(0, top), ylabel="ECE (%)")
     first.set_xticks([5, 10, 15, 20, 30, 40, 50])
-    first.yaxis.set_major_formatter(lambda value, _: percent(value, 0 if top > 0.05 else 1))
+    figures.percent_ticks(first.yaxis)
     for ax in axes[1:]:
         ax.tick_params(labelleft=False)
     if n_bins in BINS:
@@ -99,10 +107,17 @@ def _finish(axes: Sequence[Any], highest: float, n_bins: int | None) -> None:
             ax.axvline(n_bins, color=MUTED, linestyle=(0, (1, 2)), linewidth=1, zorder=1.5)
 
 
-def _add_legend(figure: Any, titles: Sequence[str]) -> None:
+def _legend_grid(names: Sequence[str]) -> tuple[int, int]:
+    """Columns and rows of a legend that fits the figure, rows equally long."""
+    inches = 0.75 + 0.068 * max(len(name) for name in names)
+    rows = -(-len(names) // max(1, int(7.0 / inches)))
+    return -(-len(names) // rows), rows
+
+
+def _add_legend(figure: Any, titles: Sequence[str], columns: int) -> None:
     from matplotlib.lines import Line2D
 
     names = [figures.label(title) for title in titles]
     handles = [Line2D([], [], label=name, **looks(i)) for i, name in enumerate(names)]
     options = {"frameon": False, "fontsize": 8, "labelcolor": INK, "columnspacing": 1.6}
-    figure.legend(handles=handles, loc="lower center", ncols=min(5, len(names)), **options)
+    figure.legend(handles=handles, loc="lower center", ncols=columns, **options)

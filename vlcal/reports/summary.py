@@ -11,8 +11,9 @@ from typing import NamedTuple
 
 from vlcal.reports.rows import Row, check_rows, metric, one_convention, setting
 
-HIGHER_IS_BETTER = frozenset({"accuracy"})
-NO_DIRECTION = frozenset({"mean_confidence"})
+HIGHER_IS_BETTER = frozenset({"accuracy", "auroc"})
+NO_DIRECTION = frozenset({"mean_confidence", "signed_gap"})
+HARMONIC = frozenset({"accuracy"})  # joined over base and new by the harmonic mean
 
 
 class Cell(NamedTuple):
@@ -49,7 +50,7 @@ class Summary:
 
 def joint_name(metric: str) -> str:
     """`H`, the harmonic mean, for accuracy; the plainly arithmetic `mean` for every error."""
-    return "H" if metric in HIGHER_IS_BETTER else "mean"
+    return "H" if metric in HARMONIC else "mean"
 
 
 def summarize(rows: Sequence[Row], metrics: Sequence[str] = ("accuracy", "ece")) -> Summary:
@@ -123,7 +124,7 @@ def _cells(
             cells[name, split] = _average([r for r in rows if r["split"] == split], name)
         base, new = (cells[name, half].mean if half in splits else None for half in ("base", "new"))
         if _both(splits):
-            joint = harmonic_mean if name in HIGHER_IS_BETTER else lambda a, b: (a + b) / 2
+            joint = harmonic_mean if name in HARMONIC else lambda a, b: (a + b) / 2
             both = None if base is None or new is None else joint(base, new)
             cells[name, joint_name(name)] = Cell(both)
     return cells

@@ -8,13 +8,33 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from vlcal.metrics import METRICS
 from vlcal.reports.rows import Row
-from vlcal.reports.summary import HIGHER_IS_BETTER, NO_DIRECTION, Cell, Summary, summarize
-
-IN_PERCENT = frozenset(
-    {"accuracy", "mean_confidence", "ece", "mce", "mce_weighted", "ace", "piece"}
+from vlcal.reports.summary import (
+    HARMONIC,
+    HIGHER_IS_BETTER,
+    NO_DIRECTION,
+    Cell,
+    Summary,
+    summarize,
 )
-TITLES = {"accuracy": "Accuracy", "mean_confidence": "Confidence", "brier": "Brier"}
+
+SCORES = frozenset({"nll", "brier"})  # of the metrics, those that are no fractions
+IN_PERCENT = frozenset(metric.__name__ for metric in METRICS) - SCORES
+TITLES = {
+    "accuracy": "Accuracy",
+    "mean_confidence": "Confidence",
+    "brier": "Brier",
+    "signed_gap": "Signed gap",
+    "overconfidence": "Over-confidence",
+    "underconfidence": "Under-confidence",
+    "average_ce": "Average CE",
+    "ace_mean": "ACE mean",
+    "mce_weighted": "MCE weighted",
+    "rmsce_debiased": "RMSCE debiased",
+    "classwise_ece": "Class-wise ECE",
+    "classwise_ece_thresholded": "Class-wise ECE, thresholded",
+}
 _NUMBER = re.compile(r"[+-]?\d[\d,]*(\.\d+)?([eE][+-]?\d+)?")
 
 
@@ -88,7 +108,7 @@ def caption(summary: Summary) -> str:
         parts.append(f"averaged over {len(summary.datasets)} datasets")
     if "base" in summary.splits and "new" in summary.splits:
         joint = ["H is the harmonic mean of base and new"] if "accuracy" in summary.metrics else []
-        if set(summary.metrics) - HIGHER_IS_BETTER:
+        if set(summary.metrics) - HARMONIC:
             joint.append("mean the arithmetic one")
         parts.append(", ".join(joint))
     parts.append(f"convention {summary.convention}")

@@ -10,7 +10,6 @@ from vlcal.reports.figures import INK, MUTED, OVER, UNDER
 from vlcal.reports.headline import display
 from vlcal.reports.rows import Row
 from vlcal.reports.summary import Line, summarize
-from vlcal.reports.tables import percent
 
 
 def tradeoff(rows: Sequence[Row]) -> tuple[Any, Any]:
@@ -35,8 +34,7 @@ def tradeoff(rows: Sequence[Row]) -> tuple[Any, Any]:
     top = 1.18 * max(0.01, *(value for point in points for value in point))
     ax.set(xlim=(0, top), ylim=(0, top), aspect="equal")
     ax.set(xlabel="ECE on base classes (%)", ylabel="ECE on new classes (%)")
-    for axis in (ax.xaxis, ax.yaxis):
-        axis.set_major_formatter(lambda value, _: percent(value, 0 if top > 0.05 else 1))
+    figures.percent_ticks(ax.xaxis, ax.yaxis)
     ax.plot([0, top], [0, top], color=MUTED, linestyle=(0, (4, 3)), linewidth=1, zorder=1.5)
     for line in lines:
         _draw_line(ax, line, lines)

@@ -128,3 +128,9 @@ OWN_PROMPTS = [
     Workload("20k prompts, 2 GiB", "ImageNet-21k, in 2 GiB", 32, 20_000, full=True),
 ]
 WORDS = [Workload("1k words", "a class list, or a hundredth of WordNet's nouns", 1000)]
+DENSITY = [
+    Workload("5k rows under 5k points", "a fine-grained data set", 5000, 5000),
+    Workload(
+        "25k rows under 25k points", "half of ImageNet's validation", 25_000, 25_000, full=True
+    ),
+]

@@ -373,7 +373,6 @@ DENSITY = [
     Case("far tails", lambda: ((torch.arange(80.0).view(40, 2), torch.zeros(7, 2), [1, 2]), {})),
     Case("far from zero", lambda: ((plane(9, 1)[0] + 1000, plane(0, 90)[1] + 1000, [3, 2]), {})),
     Case("huge", lambda: ((plane(9, 1)[0] * 1e30, plane(0, 90)[1] * 1e30, [3e29, 1e29]), {})),
-    Case("float64", lambda: (plane(40, 90, torch.float64), {})),
     Case("float16", lambda: (plane(40, 90, torch.float16), {})),
     Case("bfloat16", lambda: (plane(40, 90, torch.bfloat16), {})),
     Case("mixed", lambda: ((plane(40, 1)[0].half(), plane(0, 90)[1], [0.3, 0.2]), {})),

@@ -120,6 +120,16 @@ def test_refuses_what_breaks_the_contract():
         kernel_density(queries, points, [1, 2, 3])
 
 
+def test_float64_of_either_gives_float64():
+    queries, points, bandwidth = plane(20, 30)
+    wide = kernel_density(queries.double(), points.double(), bandwidth)
+    assert wide.dtype == torch.float64
+    assert torch.equal(kernel_density(queries, points.double(), bandwidth), wide)
+    narrow = kernel_density(queries, points, bandwidth)
+    assert narrow.dtype == torch.float32
+    torch.testing.assert_close(narrow.double(), wide, rtol=4e-6, atol=0)
+
+
 @needs_native
 def test_native_refuses_float64_with_a_reason():
     queries, points, bandwidth = plane(5, 6, torch.float64)

@@ -10,6 +10,7 @@ from sklearn.metrics import roc_auc_score
 
 import vlcal
 from vlcal.metrics import CONVENTIONS, outcomes
+from vlcal.metrics.classwise_bins import classwise_ece, classwise_ece_thresholded
 from vlcal.metrics.objects import (
     Accuracy,
     BrierScore,
@@ -19,7 +20,6 @@ from vlcal.metrics.objects import (
     MeanConfidence,
     NegativeLogLikelihood,
 )
-from vlcal.ops import classwise_statistics
 from vlcal.types import NoSamplesError, Predictions
 
 N, C = 203, 7
@@ -269,12 +269,17 @@ def test_numbers_are_those_of_evaluate(rule, kind):
         assert float(metric.compute()) == pytest.approx(found[name], abs=2e-8), name
 
 
-def test_classwise_is_the_mean_over_classes():
-    logits, labels = batch()
-    metric = filled(OBJECTS["classwise"])
-    expected = classwise_statistics(logits.softmax(-1).clamp(max=1), labels).errors()
-    assert float(metric.compute()) == float(expected.mean())
-    assert torch.equal(metric.result().bins.errors(), expected)
+@pytest.mark.parametrize("rule", [c.name for c in CONVENTIONS])
+@pytest.mark.parametrize("measure", [classwise_ece, classwise_ece_thresholded])
+def test_classwise_numbers_are_those_of_the_function(rule, measure):
+    probs, labels = probabilities()
+    labels[labels == C - 1] = 0  # one convention ends at the largest label
+    metric = ClasswiseCalibrationError("probs", C, measure.__name__, convention=rule)
+    for part in zip(probs.split(50), labels.split(50), strict=True):
+        metric.update(*part)
+    assert float(metric.compute()) == measure(probs, labels, rule)
+    from_logits = ClasswiseCalibrationError("logits", C, measure.__name__, convention=rule)
+    assert float(from_logits(batch()[0], labels)) == pytest.approx(float(metric.compute()))
 
 
 @pytest.mark.parametrize("scale", [0.3, 3, 30])

@@ -1,6 +1,7 @@
 """Confidence that can be trusted for CLIP-like vision-language models, at any vocabulary size."""
 
 from vlcal.calibrators import Chain, DistanceAware, TemperatureScaling
+from vlcal.compat.patching import patch
 from vlcal.evaluation import Evaluation, evaluate
 from vlcal.types import (
     Batch,
@@ -28,4 +29,5 @@ __all__ = [
     "VlcalWarning",
     "__version__",
     "evaluate",
+    "patch",
 ]

@@ -12,7 +12,9 @@ import torch
 from vlcal import ops
 from vlcal.evaluation import Evaluation
 from vlcal.experiment import Result
+from vlcal.metrics import convention as convention_named
 from vlcal.reports import ClassRow, Report, cells, class_rows
+from vlcal.reports.headline import display
 from vlcal.types import Predictions
 
 NEIGHBORS = 5  # of text proximity, as DAC counts them
@@ -89,20 +91,36 @@ def write_up_arrays(
         about=about or f"{first.n:,} rows of arrays that were given.",
         classes=classes,
         class_titles=("none", after or ""),
-        facts={**(facts or {}), **shown, "machine": machine()},
+        facts={**(facts or {}), **shown, **_notes(found), "machine": machine()},
     )
 
 
-def near_images(images: torch.Tensor | None, hold_out: torch.Tensor | None) -> Any:
-    """Proximity [N] of images to hold-out images, from their features; None without either."""
-    if images is None or hold_out is None or images.shape[1] != hold_out.shape[1]:
+def near_images(
+    images: torch.Tensor | None, hold_out: torch.Tensor | None, convention: str
+) -> torch.Tensor | None:
+    """Proximity [N] of images to hold-out images as a convention takes it; None without either."""
+    if images is None or hold_out is None:
         return None
-    return ops.proximity(images, hold_out, min(NEIGHBORS, len(hold_out)))
+    if images.shape[1] != hold_out.shape[1]:
+        raise ValueError(
+            "proximity: image features and those of validation images must agree in D, got "
+            f"{images.shape[1]} and {hold_out.shape[1]}"
+        )
+    rule = convention_named(convention)
+    k = min(rule.neighbors, len(hold_out))
+    if rule.proximity == "exp of mean":
+        return ops.proximity(images, hold_out, k)
+    return ops.knn(images, hold_out, k).distance.square().neg().exp().mean(-1)
 
 
 def machine() -> str:
     """The processor and the system, without the name of the host."""
     return f"{platform.machine()}, {platform.system()}, Python {platform.python_version()}"
+
+
+def _notes(found: Mapping[str, Evaluation]) -> dict[str, str]:
+    """What readers of the numbers have to know, by calibrator."""
+    return {f"note on {display(name)}": "; ".join(e.notes) for name, e in found.items() if e.notes}
 
 
 def _cells(evaluation: Evaluation) -> dict[str, Any]:

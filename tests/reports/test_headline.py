@@ -94,3 +94,16 @@ def test_chance_is_the_binomial_width_of_the_smallest_split():
         "With 100 images, chance alone moves an accuracy, and so a gap, "
         "by about 9.8 points either way (95 %)."
     )
+
+
+def test_of_many_calibrators_the_best_and_the_worst_are_named():
+    eces = {"none": 0.1, "ts": 0.02, "dac": 0.05, "hb": 0.03, "cac": 0.12}
+    rows = [
+        row("given", name, "test", ece=ece, accuracy=0.7 - 0.02 * (name == "hb"))
+        for name, ece in eces.items()
+    ]
+    assert headline(rows) == (
+        "The model is over-confident on the test data by 5.0 points; of 4 calibrators, TS gives "
+        "the lowest error (ECE), 2.0 % after 10.0 %, and CAC the highest, 12.0 %; accuracy changes "
+        "with HB only, by \N{MINUS SIGN}2.0 points."
+    )

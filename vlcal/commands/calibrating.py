@@ -247,7 +247,7 @@ def _answer(
         lines = ["Without --labels nothing was measured.", *said, str(out)]
         return Answer(data, "\n".join(lines))
     hold_out = None if fit_on is None else fit_on.image_features
-    near = near_images(apply_to.image_features, hold_out)
+    near = near_images(apply_to.image_features, hold_out, convention)
     found = {"none": _measured(apply_to, near, convention)}
     found |= {name: _measured(each.predictions, near, convention) for name, each in made.items()}
     report = write_up_arrays(

@@ -45,8 +45,9 @@ def evaluate(
         val_image_features: [M, D] of hold-out images, from which --image-features get a proximity.
         convention: comma-separated names, or all; each gets its own numbers.
         bad: what to do with rows that are not finite or have no label: error, drop or propagate.
-        classwise: measure the error of every class as well.
-        trust: take logits that all lie in -1..1, which look like cosines.
+        classwise: also measure class-wise ECE, plain and thresholded.
+        trust: do not check values: not finite, sums of probabilities, logits that look like
+            cosines.
         plot: .svg, .pdf or .png for the reliability diagram.
         report: folder for report.html and report.json, one folder in it per convention if several.
     """
@@ -54,15 +55,20 @@ def evaluate(
     arrays = _arrays(given, confidence, correct, predictions, trust)
     if proximity is not None and val_image_features is not None:
         raise ValueError("evaluate: give --proximity or --val-image-features, not both")
-    if proximity is not None:
-        arrays["proximity"] = read_array(proximity)
-    if val_image_features is not None:
-        images = read_units(given.image_features)
-        if images is None:
-            raise ValueError("evaluate: --val-image-features needs --image-features")
-        arrays["proximity"] = near_images(images, read_units(val_image_features))
-    options = _options(bad=bad, classwise=classwise, validate=not trust)
-    found = [evaluate_arrays(**arrays, **options, convention=name) for name in names]
+    if val_image_features is not None and given.image_features is None:
+        raise ValueError("evaluate: --val-image-features needs --image-features")
+    near = None if proximity is None else read_array(proximity)
+    images, hold_out = read_units(given.image_features), read_units(val_image_features)
+    options = {"bad": bad, "classwise": classwise, "validate": not trust}
+    found = [
+        evaluate_arrays(
+            **arrays,
+            **options,
+            proximity=near if hold_out is None else near_images(images, hold_out, name),
+            convention=name,
+        )
+        for name in names
+    ]
     lines = ["\n\n".join(map(str, found))]
     if plot is not None:
         lines.append(_plotted(found, plot))
@@ -88,10 +94,6 @@ def info(progress: Progress) -> Answer:
     """Show versions, devices, and which backends each operation has here, with reasons."""
     facts = installation.collect()
     return Answer(facts, installation.text(facts))
-
-
-def _options(**options: Any) -> dict[str, Any]:
-    return {k: v for k, v in options.items() if v not in ("error", False, True)}
 
 
 def _conventions(text: str) -> list[str]:

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 
 from vlcal.reports.rows import Row, check_rows, metric
 from vlcal.reports.summary import Line, summarize
-from vlcal.reports.tables import percent
+from vlcal.reports.tables import percent, signed
 
+MOST_NAMED = 3  # calibrators; of more, only the best and the worst are named
 _DISPLAY = {
     "zero_shot": "Zero-shot CLIP",
     "zero-shot": "Zero-shot CLIP",
@@ -113,6 +114,9 @@ def _confidence(line: Line, split: str, name: str) -> str:
 
 def _errors(before: Line, after: Sequence[Line], split: str) -> str:
     old = percent(_ece(before, split))
+    if len(after) > MOST_NAMED:
+        texts = _extremes(old, after, split)
+        return "; ".join([texts, _accuracies(before, after, split)]).removesuffix("; ")
     texts = []
     for i, line in enumerate(after):
         new = percent(_ece(line, split))
@@ -125,6 +129,33 @@ def _errors(before: Line, after: Sequence[Line], split: str) -> str:
             change = f"{verb} {what} {start}to {new} %"
         texts.append(f"{display(line.calibrator)} {change}")
     return ", ".join([*texts, _accuracy(before, after, split)]).removesuffix(", ")
+
+
+def _extremes(old: str, after: Sequence[Line], split: str) -> str:
+    ordered = sorted(after, key=lambda line: _ece(line, split))
+    (best, low), (worst, high) = (
+        (display(line.calibrator), percent(_ece(line, split))) for line in (ordered[0], ordered[-1])
+    )
+    if low == high:
+        return f"all {len(after)} calibrators take the error (ECE) from {old} to {low} %"
+    return (
+        f"of {len(after)} calibrators, {best} gives the lowest error (ECE), {low} % after {old} %, "
+        f"and {worst} the highest, {high} %"
+    )
+
+
+def _accuracies(before: Line, after: Sequence[Line], split: str) -> str:
+    old = _value(before, split, "accuracy")
+    new = {line.calibrator: _value(line, split, "accuracy") for line in after}
+    if old is None or None in new.values():
+        return ""
+    moved = {display(n): v - old for n, v in new.items() if v is not None and abs(v - old) > 1e-9}
+    if not moved:
+        return "accuracy unchanged"
+    names, most = list(moved), max(moved.values(), key=abs)
+    who = names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
+    points = f"{signed(most)} points"
+    return f"accuracy changes with {who} only, by {'up to ' * (len(names) > 1)}{points}"
 
 
 def _accuracy(before: Line, after: Sequence[Line], split: str) -> str:

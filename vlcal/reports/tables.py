@@ -21,6 +21,7 @@ from vlcal.reports.summary import (
 
 SCORES = frozenset({"nll", "brier"})  # of the metrics, those that are no fractions
 IN_PERCENT = frozenset(metric.__name__ for metric in METRICS) - SCORES
+IN_PERCENT |= {"classwise_ece", "classwise_ece_thresholded"}
 TITLES = {
     "accuracy": "Accuracy",
     "mean_confidence": "Confidence",

@@ -2,102 +2,13 @@
 
 import json
 import re
-import warnings
 
-import numpy as np
 import pytest
 
+from tests.cli.running import run
 from vlcal.cli import _parser, main
 from vlcal.commands import COMMANDS
-from vlcal.evaluation import evaluate
 from vlcal.types import Predictions
-
-
-@pytest.fixture
-def arrays(tmp_path):
-    """Over-confident logits and labels of 400 samples and 5 classes, as two .npy files."""
-    random = np.random.default_rng(0)
-    labels = random.integers(0, 5, 400)
-    logits = random.normal(size=(400, 5)) * 3
-    logits[np.arange(400), labels] += 3
-    np.save(tmp_path / "l.npy", (logits * 3).astype(np.float32))
-    np.save(tmp_path / "y.npy", labels)
-    np.savez(tmp_path / "both.npz", logits=(logits * 3).astype(np.float32), labels=labels)
-    return tmp_path
-
-
-def run(capsys, *words):
-    code = main([str(word) for word in words])
-    said = capsys.readouterr()
-    return code, said.out, said.err
-
-
-def test_evaluate_says_what_python_says(arrays, capsys):
-    files = "--logits", arrays / "l.npy", "--labels", arrays / "y.npy"
-    code, out, err = run(capsys, "evaluate", *files, "--json")
-    expected = evaluate(logits=np.load(arrays / "l.npy"), labels=np.load(arrays / "y.npy"))
-    assert (code, err) == (0, "")
-    assert json.loads(out) == expected.to_dict()
-
-
-def test_arrays_are_named_inside_npz_files(arrays, capsys):
-    both = arrays / "both.npz"
-    words = "--logits", f"{both}:logits", "--labels", f"{both}:labels", "--json"
-    one = run(capsys, "evaluate", *words)
-    two = run(
-        capsys, "evaluate", "--logits", arrays / "l.npy", "--labels", arrays / "y.npy", "--json"
-    )
-    assert one == two
-    code, _, err = run(capsys, "evaluate", "--logits", both, "--labels", f"{both}:labels")
-    assert code == 3
-    assert "holds logits, labels; name one" in err
-
-
-def test_convention_is_printed_beside_the_numbers(arrays, capsys):
-    files = "--logits", arrays / "l.npy", "--labels", arrays / "y.npy"
-    for name in ("standard", "dac2024"):
-        _, out, _ = run(capsys, "evaluate", *files, "--convention", name)
-        assert f"convention {name}" in out
-
-
-def test_calibrate_two_arrays_halves_the_rows_and_lowers_ece(arrays, capsys):
-    out = arrays / "out"
-    words = "--logits", arrays / "l.npy", "--labels", arrays / "y.npy", "--out", out, "--json"
-    code, text, _ = run(capsys, "calibrate", *words)
-    before, after = json.loads(text)["rows"]
-    assert code == 0
-    assert before["n"] == after["n"] == 200
-    assert after["metrics"]["accuracy"] == before["metrics"]["accuracy"]
-    assert after["metrics"]["ece"] < before["metrics"]["ece"] / 2
-    files = {path.name for path in out.iterdir()}
-    assert files == {
-        "calibrator.safetensors",
-        "calibrated.safetensors",
-        "report.html",
-        "report.json",
-    }
-    stored = evaluate(predictions=Predictions.load(out / "calibrated.safetensors"))
-    assert stored.metrics["ece"] == pytest.approx(after["metrics"]["ece"])
-
-
-def test_calibrate_with_validation_arrays_measures_all_rows(arrays, capsys):
-    words = ["--logits", arrays / "l.npy", "--labels", arrays / "y.npy", "--out", arrays / "o"]
-    half = np.load(arrays / "l.npy")[:100]
-    np.save(arrays / "vl.npy", half)
-    np.save(arrays / "vy.npy", np.load(arrays / "y.npy")[:100])
-    words += ["--val-logits", arrays / "vl.npy", "--val-labels", arrays / "vy.npy", "--json"]
-    code, text, _ = run(capsys, "calibrate", *words)
-    assert code == 0
-    assert {row["n"] for row in json.loads(text)["rows"]} == {400}
-
-
-def test_set_reaches_the_constructor_and_unknown_options_are_refused(arrays, capsys):
-    words = ["--logits", arrays / "l.npy", "--labels", arrays / "y.npy", "--out", arrays / "o"]
-    code, _, _ = run(capsys, "calibrate", *words, "--set", "highest=500", "--set", "lowest=0.5")
-    assert code == 0
-    code, _, err = run(capsys, "calibrate", *words, "--set", "hottest=5")
-    assert code == 3
-    assert "ts: unknown option 'hottest'; known: lowest, highest" in err
 
 
 def test_options_reach_the_tuner_and_each_regularizer(capsys, monkeypatch, tmp_path):
@@ -214,18 +125,6 @@ def test_every_flag_is_described(command, capsys):
     assert [name for name, text in described.items() if not text or "==SUPPRESS==" in text] == []
 
 
-@pytest.fixture(scope="module")
-def tuned(tmp_path_factory):
-    """A run folder of one short demo."""
-    from tests.test_demo import SHORT
-    from vlcal.demo import demo
-
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        made = demo(tmp_path_factory.mktemp("tuned"), seeds=[1], shots=2, method=SHORT)
-    return made.results[0].folder
-
-
 def test_predict_takes_new_classes_by_name(tuned, tmp_path, capsys):
     names, out = tmp_path / "names.txt", tmp_path / "p.safetensors"
     names.write_text("sun\nbell\n\nanchor\n")
@@ -239,13 +138,3 @@ def test_predict_takes_new_classes_by_name(tuned, tmp_path, capsys):
     code, _, err = run(capsys, "predict", tuned, "--classes", names, "--out", out)
     assert code == 3
     assert "no test image of icons is of the 1 classes" in err
-
-
-def test_calibrate_takes_what_predict_writes(tuned, tmp_path, capsys):
-    files = "--val", tuned / "val.safetensors", "--test", tuned / "new.safetensors"
-    words = "--method", "dac", "--set", "k=3", "--out", tmp_path / "o", "--json"
-    code, text, _ = run(capsys, "calibrate", *files, *words)
-    before, after = json.loads(text)["rows"]
-    assert code == 0
-    assert after["metrics"]["accuracy"] == before["metrics"]["accuracy"]
-    assert after["metrics"]["ece"] != before["metrics"]["ece"]

@@ -16,6 +16,7 @@ from vlcal.calibrators.distance import DistanceAware
 from vlcal.calibrators.histogram import HistogramBinning
 from vlcal.calibrators.isotonic import IsotonicRegression, MultiIsotonic
 from vlcal.calibrators.nll import TemperatureSums
+from vlcal.calibrators.proximity import ProximityBinned
 from vlcal.calibrators.sample_scaling import SampleAdaptive
 from vlcal.calibrators.storage import load_calibrator, save_calibrator
 from vlcal.calibrators.temperature import TemperatureScaling
@@ -28,6 +29,7 @@ CALIBRATORS = (
     HistogramBinning,
     IsotonicRegression,
     MultiIsotonic,
+    ProximityBinned,
     DensityRatio,
 )
 
@@ -66,6 +68,7 @@ __all__ = [
     "MultiIsotonic",
     "NewClasses",
     "NotFitted",
+    "ProximityBinned",
     "RowScaling",
     "SampleAdaptive",
     "TemperatureScaling",

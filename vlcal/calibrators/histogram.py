@@ -7,7 +7,7 @@ Bayesian classifiers", ICML 2001; one-versus-rest for several classes.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, cast
 
 import torch
 from torch import Tensor
@@ -147,6 +147,27 @@ class HistogramBinning(ProbabilityMap):
             return with_top(probs, predicted[:, 0], found[:, 0]) if top else normalized(found)
 
         return look_up
+
+    def check_loaded(self) -> None:
+        """Refuse learned values that do not fit together."""
+        table, names = cast(Any, self.table_), self.class_names_
+        if table is None:
+            return
+        if (
+            not isinstance(table, Tensor)
+            or table.dtype != torch.int64
+            or table.ndim != 3
+            or (table.shape[0], table.shape[2]) != (2, self.n_bins)
+            or table.shape[1] < 1
+            or (self.mode == "top_label" and table.shape[1] != 1)
+            or (self.mode != "top_label" and names is not None and len(names) != table.shape[1])
+            or bool((table[1] < 0).any())
+            or bool((table[1] > table[0]).any())
+        ):
+            raise ValueError(
+                f"{self.name}: counts must be [2, classes, {self.n_bins}] integers, the second not "
+                "above the first, with a name for every class"
+            )
 
     def _refuse(self, table: Tensor, test: Predictions) -> None:
         if not self.handles_new_classes:

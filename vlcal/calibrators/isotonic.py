@@ -17,6 +17,7 @@ from vlcal.calibrators.base import NotFitted, refuse_new_classes
 from vlcal.calibrators.knots import (
     Answers,
     Knots,
+    check_knots,
     fit_knots,
     flat_below,
     interpolate,
@@ -114,6 +115,11 @@ class IsotonicRegression(ProbabilityMap):
 
         return top_label if self.mode == "top_label" else one_versus_rest
 
+    def check_loaded(self) -> None:
+        """Refuse learned values that do not fit together."""
+        names = 1 if self.mode == "top_label" else _count(self.class_names_)
+        check_knots(self.name, self.x_, self.y_, self.offsets_, names)
+
     def _answers(self, val: Predictions) -> Answers:
         for probs, labels in _labeled_blocks(val):
             if self.mode == "top_label":
@@ -187,6 +193,10 @@ class MultiIsotonic(ProbabilityMap):
 
         return everywhere
 
+    def check_loaded(self) -> None:
+        """Refuse learned values that do not fit together."""
+        check_knots(self.name, self.x_, self.y_, self.offsets_, 1)
+
     def _input(self, probs: Tensor) -> Tensor:
         return probs.softmax(-1) if self.softmax == "double" else probs
 
@@ -226,6 +236,10 @@ def _knots_of(fitted: IsotonicRegression | MultiIsotonic) -> Knots:
     if fitted.x_ is None or fitted.y_ is None or fitted.offsets_ is None:
         raise NotFitted(f"{fitted.name}: fit comes before transform")
     return Knots(fitted.x_, fitted.y_, fitted.offsets_)
+
+
+def _count(names: tuple[str, ...] | None) -> int | None:
+    return None if names is None else len(names)
 
 
 def _check_ties(who: str, ties: float) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -61,6 +61,31 @@ def fit_knots(
         group, groups = np.zeros_like(group), 1
     group, x, y = _sorted(group, x, y)
     return _knots(group, x, y, groups, ties)
+
+
+def check_knots(who: str, x: Any, y: Any, offsets: Any, groups: int | None) -> None:
+    """Refuse loaded knots that are none: wrong kinds, sizes or order. All None is not fitted."""
+    if all(each is None for each in (x, y, offsets)):
+        return
+    if not all(isinstance(each, Tensor) and each.ndim == 1 for each in (x, y, offsets)):
+        raise ValueError(f"{who}: knots must be three tensors of one dimension")
+    if (
+        x.dtype != torch.float64
+        or y.dtype != torch.float64
+        or offsets.dtype != torch.int64
+        or len(x) != len(y)
+        or len(offsets) < 2
+        or int(offsets[0]) != 0
+        or int(offsets[-1]) != len(x)
+        or bool((offsets.diff() < 0).any())
+        or groups not in (None, len(offsets) - 1)
+    ):
+        raise ValueError(f"{who}: knots and their offsets do not fit together")
+    same = torch.ones(len(x), dtype=torch.bool)
+    same[offsets[:-1][offsets[:-1] < len(x)]] = False  # the first of a group follows none
+    inside = bool(((x >= 0) & (x <= 1) & (y >= 0) & (y <= 1)).all())
+    if not inside or bool(((x.diff() <= 0) | (y.diff() < 0))[same[1:]].any()):
+        raise ValueError(f"{who}: knots must ascend inside 0..1")
 
 
 class Lines(NamedTuple):

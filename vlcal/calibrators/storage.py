@@ -1,9 +1,13 @@
-"""Fitted calibrators as one safetensors file: tensors, JSON for the rest, nothing unpickled."""
+"""Fitted calibrators as one safetensors file: tensors, JSON for the rest, nothing unpickled.
+
+A calibrator that holds others, in a field or in a list, is saved with them. One that defines
+`check_loaded` is asked after loading whether its learned values fit together.
+"""
 
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +40,8 @@ def load_calibrator(path: str | Path, classes: tuple[type, ...] = ()) -> Any:
 
     Raises:
         FileNotFoundError: there is no such file.
-        ValueError: the file is damaged, foreign, of another format or names another class.
+        ValueError: the file is damaged, foreign, of another format, names another class, or its
+            values do not fit together.
     """
     from vlcal.calibrators import CALIBRATORS
 
@@ -46,7 +51,7 @@ def load_calibrator(path: str | Path, classes: tuple[type, ...] = ()) -> Any:
         with safe_open(path, "pt") as file:
             about = json.loads((file.metadata() or {}).get("vlcal", "null"))
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - not a mapping
-    except (SafetensorError, json.JSONDecodeError) as error:
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise ValueError(
             f"load_calibrator: {path} is not a readable safetensors file: {error}"
         ) from error
@@ -55,25 +60,36 @@ def load_calibrator(path: str | Path, classes: tuple[type, ...] = ()) -> Any:
             f"load_calibrator: {path} was not written by save_calibrator (format {FORMAT} expected)"
         )
     known = {each.name: each for each in (*CALIBRATORS, Chain, *classes)}
-    return _make(about["calibrator"], tensors, known)
+    try:
+        return _make(about["calibrator"], tensors, known)
+    except RecursionError:
+        raise ValueError(f"load_calibrator: {path} nests calibrators too deeply") from None
 
 
 def _describe(calibrator: Calibrator, prefix: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
     """Name, parameters and learned values as JSON; tensors go to `tensors` under their path."""
-    values = {each.name: getattr(calibrator, each.name) for each in fields(calibrator)}  # type: ignore[arg-type]
-    if isinstance(calibrator, Chain):
-        values["steps"] = [
-            _describe(step, f"{prefix}{index}.", tensors)
-            for index, step in enumerate(calibrator.steps)
-        ]
-    for name, value in values.items():
-        if isinstance(value, Tensor):
-            tensors[prefix + name] = value.detach().cpu().contiguous()
-            values[name] = {"tensor": prefix + name}
+    values = {}
+    for each in fields(calibrator):  # type: ignore[arg-type]
+        value = getattr(calibrator, each.name)
+        values[each.name] = _plain(value, f"{prefix}{each.name}", tensors)
     return {"name": calibrator.name, "values": values}
 
 
-def _make(about: dict[str, Any], tensors: dict[str, Tensor], known: dict[str, type]) -> Any:
+def _plain(value: Any, path: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        # cloned, because safetensors refuses names that share memory
+        tensors[path] = value.detach().cpu().contiguous().clone()
+        return {"tensor": path}
+    if is_dataclass(value) and not isinstance(value, type):
+        return _describe(value, f"{path}.", tensors)  # type: ignore[arg-type]
+    if isinstance(value, (list, tuple)):
+        return [_plain(each, f"{path}.{index}", tensors) for index, each in enumerate(value)]
+    return value
+
+
+def _make(about: Any, tensors: dict[str, Tensor], known: dict[str, type]) -> Any:
+    if not _is_description(about):
+        raise ValueError("load_calibrator: a calibrator must have a name and values")
     if about["name"] not in known:
         raise ValueError(
             f"load_calibrator: unknown calibrator {about['name']!r}; known: {', '.join(known)}; "
@@ -86,19 +102,40 @@ def _make(about: dict[str, Any], tensors: dict[str, Tensor], known: dict[str, ty
             f"load_calibrator: {about['name']} has the fields {sorted(declared)}, "
             f"the file has {sorted(about['values'])}"
         )
-    values = {name: _value(value, tensors) for name, value in about["values"].items()}
-    if cls is Chain:
-        values["steps"] = [_make(step, tensors, known) for step in values["steps"]]
-    made = cls(**{name: value for name, value in values.items() if declared[name].init})
+    values = {name: _value(value, tensors, known) for name, value in about["values"].items()}
+    try:
+        made = cls(**{name: value for name, value in values.items() if declared[name].init})
+    except TypeError as error:
+        raise ValueError(
+            f"load_calibrator: {about['name']} cannot be made with these options: {error}"
+        ) from error
     for name, value in values.items():
         if not declared[name].init:
             setattr(made, name, value)
+    if hasattr(made, "check_loaded"):
+        made.check_loaded()
     return made
 
 
-def _value(value: Any, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(value, dict) and set(value) == {"tensor"}:
+def _value(value: Any, tensors: dict[str, Tensor], known: dict[str, type]) -> Any:
+    if _is_description(value):
+        return _make(value, tensors, known)
+    if isinstance(value, dict):
+        if set(value) != {"tensor"} or value["tensor"] not in tensors:
+            raise ValueError(f"load_calibrator: the file has no tensor for {str(value)[:80]}")
         return tensors[value["tensor"]]
-    if isinstance(value, list) and all(isinstance(each, str) for each in value):
-        return tuple(value)
+    if isinstance(value, list):
+        if all(isinstance(each, str) for each in value):
+            return tuple(value)
+        return [_value(each, tensors, known) for each in value]
     return value
+
+
+def _is_description(value: Any) -> bool:
+    """Whether this is what `_describe` writes, nested or not."""
+    return (
+        isinstance(value, dict)
+        and set(value) == {"name", "values"}
+        and isinstance(value["name"], str)
+        and isinstance(value["values"], dict)
+    )

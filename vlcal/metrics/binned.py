@@ -130,8 +130,8 @@ def binned(outcomes: Outcomes, convention: Convention) -> Binned:
 
 def prepared(confidence: Tensor, convention: Convention) -> Tensor:
     """Confidences in the precision of the convention, clipped where it clips them."""
-    if convention.precision == "float32":
-        confidence = confidence.float()
+    if convention.precision is not None:
+        confidence = confidence.to(getattr(torch, convention.precision))
     if convention.clip:
         eps = torch.finfo(confidence.dtype).eps
         confidence = confidence.clamp(eps, 1 - eps)

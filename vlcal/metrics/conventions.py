@@ -21,7 +21,8 @@ class Convention:
         edges: of the equal-width bins. "numpy" is `numpy.linspace(0, 1, bins + 1)`, "torch float32"
             and "torch float64" are `torch.linspace` in that precision (the arrays differ in the
             last bit), "ceil" puts q into bin ceil(bins q - 1) in the precision of q.
-        precision: "float32" rounds confidences to it before anything else.
+        precision: confidences are rounded or widened to it before anything else; None takes them as
+            they are.
         clip: confidences are clipped to eps..1 - eps of their precision before anything else.
         at_zero: a confidence of exactly 0 is in the first bin, or in none while still counted in N.
         at_one: a confidence of exactly 1 is in the last bin, or in a bin of its own.
@@ -48,7 +49,7 @@ class Convention:
     n_bins: int = 15
     closed: Literal["right", "left"] = "right"
     edges: Literal["numpy", "torch float32", "torch float64", "ceil"] = "numpy"
-    precision: Literal["float32"] | None = None
+    precision: Literal["float32", "float64"] | None = None
     clip: bool = False
     at_zero: Literal["first bin", "no bin"] = "first bin"
     at_one: Literal["last bin", "extra bin"] = "last bin"
@@ -188,13 +189,15 @@ CAROT = Convention(
     theirs=(("ece", "ece"),),
 )
 
+# of float32 arrays it takes weights between float64 edges and means between float32 edges
 NETCAL = Convention(
     name="netcal",
-    about="10 bins of equal width [lo, hi) of confidences clipped to eps..1 - eps; what it calls "
-    "ACE is average_ce",
+    about="10 bins of equal width [lo, hi) of float64 confidences clipped to eps..1 - eps; what it "
+    "calls ACE is average_ce",
     source="netcal 1.4, ECE, MCE and ACE",
     n_bins=10,
     closed="left",
+    precision="float64",
     clip=True,
     equal_mass=None,
     piece_proximity_bins=None,

@@ -45,10 +45,14 @@ def outputs(model, unit):
 @pytest.mark.parametrize("stored", [True, False])
 @pytest.mark.parametrize("unit", ["cosine", "scaled", "probability"])
 @pytest.mark.parametrize("same_images", [True, False])
-def test_contrast_is_the_mean_difference_of_the_outputs(unit, stored, same_images):
+@pytest.mark.parametrize("centered", [False, True])
+def test_contrast_is_the_mean_difference_of_the_outputs(unit, stored, same_images, centered):
     test = predictions(stored=stored, scale=20.0, other_scale=25.0, same_images=same_images)
-    truth = (outputs(test.zero_shot, unit) - outputs(test, unit)).abs().mean(-1)
-    ours = ContrastAware(unit=unit).contrast(test).double()
+    difference = outputs(test.zero_shot, unit) - outputs(test, unit)
+    if centered:
+        difference -= difference.mean(-1, keepdim=True)
+    truth = difference.abs().mean(-1)
+    ours = ContrastAware(unit=unit, centered=centered).contrast(test).double()
     torch.testing.assert_close(ours, truth, rtol=2e-4, atol=2e-6 if unit == "scaled" else 1e-7)
 
 
@@ -117,6 +121,16 @@ def test_components_can_be_left_out_one_by_one():
     linear = [(1.1 * (1 - 0.075)) ** 2, (1.1 * (1 - 0.3)) ** 2]
     assert factor(decay="linear") == pytest.approx(linear)
     assert factor(lower=0.7, upper=1.2) == pytest.approx(gamma)
+
+
+def test_a_shift_common_to_all_classes_counts_unless_it_is_centered_away():
+    zero_shot = predictions().zero_shot
+    test = Predictions(logits=zero_shot.logits + 3, logit_scale=100.0, zero_shot=zero_shot)
+    as_published, centered = (
+        ContrastAware(centered=c).scale(test)[0].tolist() for c in (False, True)
+    )
+    assert as_published == pytest.approx([(1.1 * math.exp(-15 * 0.03)) ** 2] * 40, rel=1e-4)
+    assert centered == pytest.approx([1.21] * 40, rel=1e-4)
 
 
 @pytest.mark.parametrize("decay", ["exponential", "linear"])

@@ -26,7 +26,10 @@ COLUMNS = (
     *("p20_ms", "p50_ms", "p80_ms", "ratio", "ratio_min", "ratio_max", "target", "rounds", "clock"),
     *("gops", "unit", "unit_peak", "peak_mib", "error", "machine", "versions", "command"),
 )
-PEERS = ("torch", "numpy", "vlcal", "faiss-cpu", "torchmetrics", "netcal", "scikit-learn")
+PEERS = (
+    *("torch", "numpy", "vlcal", "faiss-cpu", "torchmetrics", "netcal", "scikit-learn"),
+    "statsmodels",
+)
 
 # of ops that are not bound by arithmetic, of rows on several threads, and of single workloads
 REASONS = {

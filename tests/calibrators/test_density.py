@@ -8,7 +8,14 @@ import pytest
 import torch
 from torch.nn.functional import normalize
 
-from vlcal.calibrators import Chain, DensityRatio, FittedOnTest, NotFitted
+from vlcal.calibrators import (
+    Chain,
+    DensityRatio,
+    FittedOnTest,
+    NotFitted,
+    load_calibrator,
+    save_calibrator,
+)
 from vlcal.ops import knn, proximity
 from vlcal.types import Predictions
 
@@ -261,3 +268,35 @@ def test_fitting_on_the_test_data_warns_but_not_inside_a_chain(recwarn):
     assert not recwarn.list
     with pytest.warns(FittedOnTest, match="fitted on the very predictions"):
         DensityRatio().fit(val).transform(val)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("correct_", None, "den: points and bandwidths must be finite pairs"),
+        ("correct_", "text", "den: points and bandwidths must be finite pairs"),
+        ("wrong_", torch.full((9, 2), math.nan), "den: points and bandwidths must be finite pairs"),
+        ("wrong_", torch.zeros(9, 3), "den: points and bandwidths must be finite pairs"),
+        ("wrong_", torch.zeros(9, 2).long(), "den: points and bandwidths must be finite pairs"),
+        ("bandwidths_", torch.zeros(2, 2), r"den: bandwidths must be positive, \[2, 2\]"),
+        ("bandwidths_", torch.ones(3, 2), r"den: bandwidths must be positive, \[2, 2\]"),
+        ("image_features_", torch.zeros(7, 10), r"den: image features must be \[300, D\]"),
+        ("k", "many", "den: k must be an integer >= 1, got 'many'"),
+        ("bandwidth", "wide", "cannot be made with these options"),
+    ],
+)
+def test_files_whose_values_do_not_fit_together_are_refused(name, value, said, tmp_path):
+    made = DensityRatio().fit(world(0))
+    setattr(made, name, value)
+    save_calibrator(made, tmp_path / "c")
+    with pytest.raises(ValueError, match=said):
+        load_calibrator(tmp_path / "c")
+
+
+def test_what_points_alone_were_fitted_comes_back(tmp_path):
+    points, correct = points_and_truth()
+    made = DensityRatio(bandwidth=1.5, keep_argmax=True).fit_points(points, correct)
+    save_calibrator(made, tmp_path / "c")
+    again = load_calibrator(tmp_path / "c")
+    assert again.keeps_argmax
+    assert torch.equal(again.at(points), made.at(points))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import torch
 from torch import Tensor
@@ -42,7 +42,9 @@ class DensityRatio(ProbabilityMap):
 
     Nothing ties it to classes, so new ones are handled. The predicted class changes wherever the
     new confidence falls below the share of another class: in 5 to 67 percent of the rows of four
-    genuine sets. Far from all validation rows both densities vanish and the confidence becomes 0.
+    genuine sets, where a model is unsure in half of them, and accuracy falls by some points;
+    `keep_argmax` prevents that. Far from all validation rows both densities vanish and the
+    confidence becomes 0.
 
     Args:
         k: validation images that proximity looks at.
@@ -165,6 +167,25 @@ class DensityRatio(ProbabilityMap):
 
         return replace_top
 
+    def check_loaded(self) -> None:
+        """Refuse learned values of a file that do not fit together.
+
+        Raises:
+            ValueError: they do not.
+        """
+        right, wrong, widths = self.correct_, self.wrong_, self.bandwidths_
+        features = self.image_features_
+        if all(each is None for each in (right, wrong, widths, features)):
+            return
+        pairs = all(_is_matrix(each, 2) for each in (right, wrong, widths))
+        if not pairs or right is None or wrong is None or widths is None:
+            raise ValueError("den: points and bandwidths must be finite pairs")
+        if len(widths) != 2 or not bool((widths > 0).all()):
+            raise ValueError("den: bandwidths must be positive, [2, 2]")
+        n = len(right) + len(wrong)
+        if features is not None and not (_is_matrix(features) and len(features) == n):
+            raise ValueError(f"den: image features must be [{n}, D], one row for every point")
+
     def _proximity(self, features: Tensor, keys: Tensor, exclude_self: bool) -> Tensor:
         """[N] float32."""
         if self.proximity == "exp of mean":
@@ -182,6 +203,13 @@ class DensityRatio(ProbabilityMap):
                     "so it has no density; ts needs none"
                 )
         return self.bandwidth * 1.06 * spread * len(points) ** (-1 / 6)
+
+
+def _is_matrix(value: Any, columns: int | None = None) -> bool:
+    """Whether it is floating point, finite and has two dimensions."""
+    good = isinstance(value, Tensor) and value.is_floating_point() and value.ndim == 2
+    fits = good and columns in (None, value.shape[1])
+    return fits and bool(torch.isfinite(value).all())
 
 
 def _top(predictions: Predictions) -> tuple[Tensor, Tensor]:

@@ -42,9 +42,9 @@ class DensityRatio(ProbabilityMap):
 
     Nothing ties it to classes, so new ones are handled. The predicted class changes wherever the
     new confidence falls below the share of another class: in 5 to 67 percent of the rows of four
-    genuine sets, where a model is unsure in half of them, and accuracy falls by some points;
-    `keep_argmax` prevents that. Far from all validation rows both densities vanish and the
-    confidence becomes 0.
+    genuine sets. Where half of them change, accuracy falls by some points and the class that takes
+    over is too sure; `keep_argmax` prevents that. Far from all validation rows both densities
+    vanish and the confidence becomes 0.
 
     Args:
         k: validation images that proximity looks at.

@@ -275,10 +275,10 @@ def _multiclass(preds: Tensor, target: Tensor, ignored: int | None) -> tuple[Ten
     target = target.flatten()
     if ignored is not None:
         preds, target = preds[target != ignored], target[target != ignored]
-    if not bool(((preds >= 0) & (preds <= 1)).all()):
-        preds = preds.softmax(1)
     if not len(preds):
         return preds.new_empty(0, dtype=torch.float32), target != target
+    if not _like_probabilities(preds):
+        preds = preds.softmax(1)
     confidence, predicted = preds.max(1)
     return confidence.float(), predicted == target
 
@@ -288,9 +288,14 @@ def _binary(preds: Tensor, target: Tensor, ignored: int | None) -> tuple[Tensor,
     preds, target = preds.detach().flatten(), target.flatten()
     if ignored is not None:
         preds, target = preds[target != ignored], target[target != ignored]
-    if not bool(((preds >= 0) & (preds <= 1)).all()):
+    if len(preds) and not _like_probabilities(preds):
         preds = preds.sigmoid()
     return preds, target == 1
+
+
+def _like_probabilities(preds: Tensor) -> bool:
+    lowest, highest = torch.stack(preds.aminmax()).tolist()
+    return lowest >= 0 and highest <= 1
 
 
 def _bins(who: str, confidence: Tensor, correct: Tensor, n_bins: int) -> BinStatistics:

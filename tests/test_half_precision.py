@@ -11,8 +11,9 @@ from tests.test_training import CLASSES, SHORT, loader, state
 from vlcal.clip import tiny_clip
 from vlcal.regularizers import Regularizer
 from vlcal.training import TrainingDiverged, fit
-from vlcal.tuners import CoOp, ProDA, ProGrad, loss_scale, prograd
+from vlcal.tuners import TUNERS, CoOp, ProDA, ProGrad, Recipe, loss_scale, prograd
 from vlcal.tuners.loss_scale import GROW_AFTER, LossScale
+from vlcal.types import Batch
 
 HALF = replace(SHORT, precision="fp16")
 
@@ -122,6 +123,20 @@ def test_evaluation_stays_float32(clip):
     with torch.no_grad():
         expected = clip.logit_scale * x @ tuner.encode_text(CLASSES.names).T
         torch.testing.assert_close(tuner.predict(x).logits, expected, rtol=1e-5, atol=1e-4)
+
+
+@pytest.mark.parametrize("cls", TUNERS[1:], ids=lambda cls: cls.name)
+def test_every_tuner_trains_in_float16(clip, cls):
+    images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
+    batch, learned = Batch(images, torch.arange(4), torch.arange(4)), []
+    for precision in ("fp32", "fp16"):
+        tuner = cls(clip, CLASSES)
+        before = state(tuner)
+        history = fit(tuner, [batch], Recipe(epochs=2, lr=1e-3, precision=precision))
+        learned.append(state(tuner) - before)
+    assert [row["skipped"] for row in history] == [0, 0]
+    single, half = learned
+    assert 0 < float((half - single).norm()) < 0.1 * float(single.norm())
 
 
 # -- steps that are left out

@@ -14,7 +14,7 @@ from vlcal.clip import tiny_clip
 from vlcal.prediction import predict
 from vlcal.regularizers import Regularizer
 from vlcal.training import fit
-from vlcal.tuners import CoOp, ProGrad, ZeroShot, loss_scale
+from vlcal.tuners import TUNERS, CoCoOp, CoOp, ProGrad, Recipe, ZeroShot, loss_scale
 from vlcal.types import Batch, ClassSet
 
 
@@ -65,6 +65,21 @@ def aligned_scenario(clip):
     return state(tuner)
 
 
+def every_tuner():
+    """What each tuner learns from images; the last batch has none for the second process."""
+    clip, learned = tiny_clip(0).double(), {}
+    images = torch.randn(5, 3, 16, 16, generator=torch.Generator().manual_seed(0)).double()
+    labels, rows = torch.arange(5) % 4, torch.arange(5)
+    batches = [Batch(images, labels, rows), Batch(images[:1], labels[:1], rows[:1])]
+    for cls in TUNERS[1:]:
+        tuner = cls(clip, CLASSES).double()
+        # words under the context of an image are those of this process's last image
+        terms = [Pull()] if cls.learns_text and cls is not CoCoOp else []
+        fit(tuner, batches, Recipe(epochs=1, warmup_lr=1e-3), terms)
+        learned[cls.name] = state(tuner)
+    return learned
+
+
 def half_scenario():
     """Float16 with a step that one process alone could not take."""
     tuner = CoOp(tiny_clip(0), CLASSES, n_ctx=4)
@@ -92,6 +107,7 @@ def one_scenario(clip):
         "one_batch": from_list.logits,
         "aligned": aligned_scenario(clip),
         "skipped": half_scenario(),
+        **every_tuner(),
     }
 
 

@@ -78,7 +78,10 @@ class CoCoOp(CoOp):
         return Outputs(torch.cat(logits), image_features, text_features)
 
     def step_encoder(self, out: Outputs) -> EncodeText:
-        """Words under the context of the batch's last image, as in the published DOR code."""
+        """Words under the context of the batch's last image, as in the published DOR code.
+
+        With several processes each takes the last image of its own part.
+        """
 
         def encode(words: Sequence[str]) -> Tensor:
             shift = self.meta_net(out.image_features[-1:].to(self.context.ctx.dtype))

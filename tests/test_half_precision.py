@@ -11,8 +11,8 @@ from tests.test_training import CLASSES, SHORT, loader, state
 from vlcal.clip import tiny_clip
 from vlcal.regularizers import Regularizer
 from vlcal.training import TrainingDiverged, fit
-from vlcal.tuners import TUNERS, CoOp, ProDA, ProGrad, Recipe, loss_scale, prograd
-from vlcal.tuners.loss_scale import GROW_AFTER, LossScale
+from vlcal.tuners import TUNERS, CoOp, ProDA, ProGrad, Recipe, precision, prograd
+from vlcal.tuners.precision import GROW_AFTER, LossScale
 from vlcal.types import Batch
 
 HALF = replace(SHORT, precision="fp16")
@@ -27,7 +27,7 @@ def clip():
 @pytest.fixture(autouse=True)
 def start(monkeypatch):
     """A factor that the tiny model's own gradients do not overflow at."""
-    monkeypatch.setattr(loss_scale, "START", 2.0**8)
+    monkeypatch.setattr(precision, "START", 2.0**8)
 
 
 class Bumpy(Regularizer):
@@ -61,7 +61,7 @@ def trained(clip, recipe=HALF, *regularizers, **options):
 
 @pytest.mark.parametrize(("start", "steps"), [(2.0**8, (0, 1, 4)), (2.0**20, ())])
 def test_loop_is_autocast_with_the_gradient_scaler_of_torch(clip, monkeypatch, start, steps):
-    monkeypatch.setattr(loss_scale, "START", start)
+    monkeypatch.setattr(precision, "START", start)
     tuner, history = trained(clip, HALF, Bumpy(*steps))
     twin, batches, bumpy = CoOp(clip, CLASSES, ctx_init="a photo of a"), loader(), Bumpy(*steps)
     batches.generator.manual_seed(3000)
@@ -85,7 +85,7 @@ def test_loop_is_autocast_with_the_gradient_scaler_of_torch(clip, monkeypatch, s
 
 
 def test_factor_follows_that_of_torch():
-    ours, theirs = LossScale(), torch.amp.GradScaler("cpu", loss_scale.START)
+    ours, theirs = LossScale(), torch.amp.GradScaler("cpu", precision.START)
     assert theirs.get_growth_interval() == GROW_AFTER
     parameter = torch.nn.Parameter(torch.zeros(3))
     optimizer = torch.optim.SGD([parameter], 0.0)
@@ -110,8 +110,8 @@ def test_loss_falls(clip):
 def test_float16_stays_closer_to_float32_than_bfloat16(clip):
     # a small rate: with a large one rounding grows as any other difference does
     single, half, brief = (
-        state(trained(clip, replace(SHORT, lr=0.002, precision=precision))[0])
-        for precision in ("fp32", "fp16", "bf16")
+        state(trained(clip, replace(SHORT, lr=0.002, precision=kind))[0])
+        for kind in ("fp32", "fp16", "bf16")
     )
     assert 0 < float((half - single).norm() / single.norm()) < 1e-3
     assert float((half - single).norm()) < float((brief - single).norm()) / 3
@@ -129,10 +129,10 @@ def test_evaluation_stays_float32(clip):
 def test_every_tuner_trains_in_float16(clip, cls):
     images = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(1))
     batch, learned = Batch(images, torch.arange(4), torch.arange(4)), []
-    for precision in ("fp32", "fp16"):
+    for kind in ("fp32", "fp16"):
         tuner = cls(clip, CLASSES)
         before = state(tuner)
-        history = fit(tuner, [batch], Recipe(epochs=2, lr=1e-3, precision=precision))
+        history = fit(tuner, [batch], Recipe(epochs=2, lr=1e-3, precision=kind))
         learned.append(state(tuner) - before)
     assert [row["skipped"] for row in history] == [0, 0]
     single, half = learned

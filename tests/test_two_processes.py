@@ -14,7 +14,7 @@ from vlcal.clip import tiny_clip
 from vlcal.prediction import predict
 from vlcal.regularizers import Regularizer
 from vlcal.training import fit
-from vlcal.tuners import TUNERS, CoCoOp, CoOp, ProGrad, Recipe, ZeroShot, loss_scale
+from vlcal.tuners import TUNERS, CoCoOp, CoOp, ProGrad, Recipe, ZeroShot, precision
 from vlcal.types import Batch, ClassSet
 
 
@@ -84,7 +84,7 @@ def half_scenario():
     """Float16 with a step that one process alone could not take."""
     tuner = CoOp(tiny_clip(0), CLASSES, n_ctx=4)
     recipe = replace(SHORT, lr=0.002, precision="fp16")
-    with patch.object(loss_scale, "START", 2.0**8):
+    with patch.object(precision, "START", 2.0**8):
         history = fit(tuner, loader(3), recipe, [Steep()], seed=1)
     assert bool(state(tuner).isfinite().all())
     return torch.tensor([row["skipped"] for row in history])

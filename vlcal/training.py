@@ -6,7 +6,6 @@ import logging
 import math
 import signal
 import threading
-import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,14 +20,13 @@ from torch.utils.data import RandomSampler
 from vlcal import distributed
 from vlcal.regularizers import Regularizer, Setup
 from vlcal.tuners import Progress, Recipe, Tuner
-from vlcal.tuners.loss_scale import LossScale
+from vlcal.tuners.precision import LossScale, half_type
 from vlcal.tuners.resuming import restore, store
 from vlcal.tuners.targets import FrozenImages
 from vlcal.types import Batch, check_labels
 
 Report = Callable[[int, int, dict[str, float]], None]
 
-HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
 _log = logging.getLogger("vlcal")
 
 
@@ -102,13 +100,7 @@ def fit(
                 distributed.barrier()
     finally:
         tuner.eval()
-    if run.scale is not None and run.scale.skipped and distributed.is_main():
-        _log.warning(
-            "fit: steps left out because float16 could not hold their gradients: %d; "
-            "the factor on the loss ended at %g",
-            run.scale.skipped,
-            run.scale.value,
-        )
+    run.say_what_was_left_out()
     return history
 
 
@@ -146,9 +138,7 @@ class _Run:
             momentum=recipe.momentum,
             weight_decay=recipe.weight_decay,
         )
-        self.half = HALF.get(recipe.precision)
-        if self.half is not None:
-            _check_half(tuner.clip.device, self.half, recipe.precision)
+        self.half = half_type("fit", recipe.precision, tuner.clip.device)
         self.scale = LossScale() if recipe.precision == "fp16" else None
         self.frozen = FrozenImages(tuner)
         self.good = [p.detach().clone() for p in self.learned]
@@ -267,27 +257,25 @@ class _Run:
             )
         return False
 
+    def say_what_was_left_out(self) -> None:
+        """Log how many steps float16 could not take."""
+        if self.scale is not None and self.scale.skipped and distributed.is_main():
+            _log.warning(
+                "fit: steps left out because float16 could not hold their gradients: %d; "
+                "the factor on the loss ended at %g",
+                self.scale.skipped,
+                self.scale.value,
+            )
+
     def fail(self, why: str) -> None:
         """Restore the state of the last finite loss and say what happened."""
         with torch.no_grad():
             for kept, parameter in zip(self.good, self.learned, strict=True):
                 parameter.copy_(kept)
+        way = "a smaller lr" if self.half is None else "a smaller lr or another precision,"
         raise TrainingDiverged(
             f"fit: {why}; the tuner holds the state of the last finite loss; "
-            "try a smaller lr or look at that batch"
-        )
-
-
-def _check_half(device: torch.device, dtype: torch.dtype, precision: str) -> None:
-    """Refuse a device on which torch would leave autocast off."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        with torch.autocast(device.type, dtype):
-            runs = torch.is_autocast_enabled(device.type)
-    if not runs:
-        raise NotImplementedError(
-            f"fit: precision {precision} is not possible on {device.type} with torch "
-            f"{torch.__version__}; use fp32"
+            f"try {way} or look at that batch"
         )
 
 

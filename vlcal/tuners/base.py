@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from vlcal.clip import CLIP
 from vlcal.regularizers import EncodeText
+from vlcal.tuners.precision import PRECISIONS
 from vlcal.types import Batch, ClassSet, Outputs
 
-PRECISIONS = ("fp32", "bf16", "fp16")
 Average = Callable[[Iterable[Tensor]], list[Tensor]]
 
 

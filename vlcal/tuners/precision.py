@@ -1,15 +1,39 @@
-"""A factor on float16 losses that keeps small gradients away from zero, found while training."""
+"""Half precision in training: which there are, where they run, and the factor of float16."""
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
+HALF = {"bf16": torch.bfloat16, "fp16": torch.float16}
+PRECISIONS = ("fp32", *HALF)
 START = 2.0**16
 GROW_AFTER = 2000
 SMALLEST = 2.0**-16
+
+
+def half_type(who: str, precision: str, device: torch.device) -> torch.dtype | None:
+    """The type that autocast uses for a precision; None for fp32.
+
+    Raises:
+        NotImplementedError: torch would leave autocast off on this device.
+    """
+    dtype = HALF.get(precision)
+    if dtype is None:
+        return None
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with torch.autocast(device.type, dtype):
+            runs = torch.is_autocast_enabled(device.type)
+    if not runs:
+        raise NotImplementedError(
+            f"{who}: precision {precision} is not possible on {device.type} with torch "
+            f"{torch.__version__}; use fp32"
+        )
+    return dtype
 
 
 class LossScale:

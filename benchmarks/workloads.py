@@ -117,6 +117,10 @@ DISTANCE_AWARE = [
     Workload("1k new, 1k base classes", "halves of ImageNet twice over", 1000, 1000),
     Workload("10k new, 10k base classes", "halves of ImageNet-21k", 10_000, 10_000, full=True),
 ]
+ROW_SCALING = [
+    Workload("300 images, 100k classes", "a taste of all of WordNet's nouns", 300, 100_000),
+    Workload("10k images, 100k classes", "all of WordNet's nouns", 10_000, 100_000, full=True),
+]
 TRAINING = [
     Workload("4096 x 1000", "feature-space training on ImageNet classes", 4096, 1000),
     Workload("1024 x 10k", "a quick ImageNet-21k step", 1024, 10_000),

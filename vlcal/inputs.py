@@ -118,6 +118,15 @@ def read_predictions(who: str, given: Arrays, *, trust: bool = False) -> tuple[P
     """
     if given.logits and given.probs:
         raise ValueError(f"{who}: give {given.flag('logits')} or {given.flag('probs')}, not both")
+    if not (given.logits or given.probs) and None in (
+        given.image_features,
+        given.text_features,
+        given.logit_scale,
+    ):
+        raise ValueError(
+            f"{who}: give {given.flag('logits')}, or {given.flag('probs')}, or "
+            f"{given.flag('image_features')}, {given.flag('text_features')} and --logit-scale"
+        )
     notes = []
     fields: dict[str, Any] = {
         "image_features": read_units(given.image_features),
@@ -135,11 +144,6 @@ def read_predictions(who: str, given: Arrays, *, trust: bool = False) -> tuple[P
         check_probs(who, probs)
         fields["logits"] = probs.clamp(min=FLOOR).log()
         notes.append(AS_LOGARITHMS)
-    elif None in (given.image_features, given.text_features, given.logit_scale):
-        raise ValueError(
-            f"{who}: give {given.flag('logits')}, or {given.flag('probs')}, or "
-            f"{given.flag('image_features')}, {given.flag('text_features')} and --logit-scale"
-        )
     if isinstance(given, TunedArrays):
         fields["zero_shot"], note = _zero_shot(who, given, fields)
         notes += note

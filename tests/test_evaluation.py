@@ -404,3 +404,17 @@ def test_shared_work_gives_the_metrics_themselves():
     seen = evaluate(logits=LOGITS, labels=LABELS, proximity=np.linspace(0.2, 0.9, 60))
     alone = {metric.__name__: metric(seen.outcomes, seen.convention) for metric in METRICS}
     assert seen.metrics == alone
+
+
+def test_intervals_are_those_of_the_bins():
+    seen = evaluate(logits=LOGITS, labels=LABELS)
+    low, high = seen.interval("accuracy")
+    assert low < seen.metrics["accuracy"] < high
+    assert seen.interval() == seen.interval("ece", seed=0) != seen.interval("ece", seed=1)
+    with pytest.raises(ValueError, match="interval: unknown metric 'nll'; known: accuracy, ece"):
+        seen.interval("nll")
+    rule = replace(convention("carot"), batch_size=7)
+    with pytest.warns(VlcalWarning):
+        seen = evaluate(logits=LOGITS, labels=LABELS, convention=rule)
+    with pytest.raises(ValueError, match="convention carot averages batches"):
+        seen.interval()

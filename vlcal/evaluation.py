@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from vlcal import metrics
@@ -94,6 +95,33 @@ class Evaluation:
         if self.n_classes is None:
             raise ValueError("per_class: needs logits, probs or predictions, got confidences")
         return metrics.class_table(self.outcomes, self.n_classes)
+
+    def interval(
+        self, metric: str = "ece", *, level: float = 0.95, resamples: int = 1000, seed: int = 0
+    ) -> tuple[float, float]:
+        """Percentile bootstrap interval of a metric over bins, or of the accuracy.
+
+        Args:
+            metric: its name.
+            level: probability inside, in (0, 1).
+            resamples: number of bootstrap resamples.
+            seed: the same seed gives the same interval.
+
+        Raises:
+            ValueError: the metric is not over bins, level is not in (0, 1), or the convention
+                averages batches.
+        """
+        known = {each.__name__: each for each in METRICS if isinstance(each, OverBins)}
+        if metric not in known:
+            raise ValueError(f"interval: unknown metric {metric!r}; known: {', '.join(known)}")
+        if self.convention.batch_size is not None:
+            raise ValueError(
+                f"interval: convention {self.convention.name} averages batches, "
+                "and bins of all rows do not know them"
+            )
+        bins = binned(self.outcomes, self.convention)
+        generator = torch.Generator().manual_seed(seed)
+        return metrics.interval(bins, known[metric], generator, level=level, resamples=resamples)
 
     def plot(self, ax: Any = None) -> Any:
         """The reliability diagram; needs the extra `vlcal[report]`.

@@ -23,7 +23,14 @@ from vlcal.metrics.equal_width import (
     signed_gap,
     underconfidence,
 )
-from vlcal.metrics.intervals import ece_interval, wilson_interval
+from vlcal.metrics.features import FeatureReport, feature_report
+from vlcal.metrics.intervals import (
+    difference_interval,
+    ece_interval,
+    interval,
+    wilson_interval,
+)
+from vlcal.metrics.nearness import ProximityTable, image_proximity, proximity_table
 from vlcal.metrics.needs import MissingInput
 from vlcal.metrics.observed import outcomes, outcomes_of_probs
 from vlcal.metrics.per_class import ClassTable, class_table
@@ -61,8 +68,10 @@ __all__ = [
     "Classwise",
     "Convention",
     "Derived",
+    "FeatureReport",
     "MissingInput",
     "OverBins",
+    "ProximityTable",
     "RiskCoverage",
     "accuracy",
     "ace",
@@ -79,8 +88,12 @@ __all__ = [
     "classwise_ece_thresholded",
     "classwise_of_probs",
     "convention",
+    "difference_interval",
     "ece",
     "ece_interval",
+    "feature_report",
+    "image_proximity",
+    "interval",
     "mce",
     "mce_weighted",
     "mean_confidence",
@@ -89,6 +102,7 @@ __all__ = [
     "outcomes_of_probs",
     "overconfidence",
     "piece",
+    "proximity_table",
     "risk_coverage",
     "rmsce",
     "rmsce_debiased",

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from vlcal.metrics.binned import Binned
 from vlcal.metrics.conventions import Convention
+from vlcal.metrics.derived import OverBins
 from vlcal.metrics.needs import refuse_empty
 from vlcal.types import Outcomes
 
 
-def accuracy(outcomes: Outcomes, convention: Convention) -> float:
+@OverBins
+def accuracy(bins: Binned) -> float:
     """Share of correct predictions, in 0..1; the same under every convention."""
-    refuse_empty("accuracy", outcomes)
-    return float(outcomes.correct.double().mean())
+    return int(bins.every.correct.sum()) / bins.n
 
 
 def mean_confidence(outcomes: Outcomes, convention: Convention) -> float:

@@ -77,6 +77,21 @@ def test_multi_isotonic_is_one_isotonic_fit_of_every_softmax(case):
         assert seen == pytest.approx(expected.reshape(given.shape) + 1e-9 * given, **digits(case))
 
 
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_multi_isotonic_merges_small_probabilities_as_scikit_learn(dtype):
+    from sklearn.isotonic import IsotonicRegression
+
+    # most probabilities below 1e-6, many below 1e-15: points that scikit-learn makes one
+    z, labels = logits(300, 5, scale=90.0)
+    labels = np.where(np.arange(300) % 3 == 0, np.arange(300) % 5, labels)
+    mir = compat.MultiIsotonicRegression()
+    seen = mir.fit_transform(z.astype(dtype), labels)
+    p = oracles.softmax(z.astype(dtype))
+    peer = IsotonicRegression(out_of_bounds="clip").fit(p.ravel(), np.eye(5)[labels].ravel())
+    expected = peer.predict(p.ravel()).reshape(p.shape) + 1e-9 * p
+    np.testing.assert_allclose(seen, expected, rtol=0, atol=4 * np.finfo(dtype).eps)
+
+
 def test_multi_isotonic_takes_one_hot_labels_and_keeps_its_input():
     probs, _, labels, *_ = halves("spread")
     before = probs.copy()

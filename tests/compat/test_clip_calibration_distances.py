@@ -80,17 +80,27 @@ def test_factors_equal_the_loop_bit_by_bit(dtype, k):
     np.testing.assert_array_equal(dac.class_confidence, expected)
 
 
+@pytest.mark.parametrize("length", [1, 0.9998])
 @pytest.mark.parametrize("dtype", DTYPES, ids=lambda dtype: dtype.__name__)
-def test_rows_whose_shortlist_is_not_certain_are_compared_with_all(dtype, monkeypatch):
+def test_rows_whose_shortlist_is_not_certain_are_compared_with_all(dtype, length, monkeypatch):
     # a crowd at nearly one distance: rounding decides who is near
-    rng = np.random.default_rng(0)
-    base = rng.normal(size=(300, 32))
-    base = (base / np.linalg.norm(base, axis=1, keepdims=True)).astype(dtype)
-    current = (1e-3 * rng.normal(size=(9, 32))).astype(dtype)
+    base = np.random.default_rng(0).normal(size=(300, 32))
+    base = (length * base / np.linalg.norm(base, axis=1, keepdims=True)).astype(dtype)
+    current = np.zeros((9, 32), dtype)
     expected = [np.sort(np.linalg.norm(base - row, axis=1))[:5] for row in current]
     monkeypatch.setattr(distances, "SPARE", 1)
     monkeypatch.setattr(distances, "BLOCK", 4)
     np.testing.assert_array_equal(distances.nearest(current, base, 5), expected)
+
+
+def test_the_tuned_distance_alone_makes_a_base_class():
+    base = np.eye(8, dtype=np.float32)
+    near, far = base[:2] + np.float32(0.01), base[:2] + np.float32(0.1)
+    dac = compat.DistanseAwareCalibration()
+    dac.fit(base, far, base, near, 3)
+    assert (dac.class_confidence == 1).all()
+    dac.fit(base, near, base, far, 3)
+    assert (dac.class_confidence < 0.95).all()
 
 
 def test_without_a_base_class_factors_keep_the_precision_of_the_features():

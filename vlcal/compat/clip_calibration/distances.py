@@ -154,6 +154,8 @@ def _exact(features: np.ndarray) -> torch.Tensor:
 
 def _least(distance: np.ndarray, width: int, kind: np.finfo) -> np.ndarray:
     """The least that NumPy can make of exact distances in D = `width` dimensions by rounding."""
-    # every square may lose half a subnormal, the sums and the root some units in the last place
+    # every square may lose half a subnormal, the sums and the root some units in the last place;
+    # the exact distances are known as float32
     underflow = width * float(kind.smallest_subnormal)
-    return np.sqrt(np.maximum(distance**2 * (1 - 16 * float(kind.eps)) - underflow, 0))
+    share = 1 - 16 * float(kind.eps) - 2.0**-22
+    return np.sqrt(np.maximum(distance**2 * share - underflow, 0))

@@ -106,6 +106,19 @@ def test_stored_logits_and_features_give_the_same_numbers(make, val, unseen):
     torch.testing.assert_close(a.confidence.double(), b.confidence.double(), rtol=0, atol=1e-5)
 
 
+@every_calibrator(only_scales)
+def test_factors_of_features_are_found_and_used_without_making_logits(
+    make, val, fresh, monkeypatch
+):
+    fitted = make().fit(val)
+
+    def refuse(*_):
+        raise AssertionError("a block of logits was made")
+
+    monkeypatch.setattr(Predictions, "_block", refuse)
+    assert len(outcomes(fitted.transform(fresh)).confidence) == len(fresh)
+
+
 @every_calibrator(lambda made: made.keeps_argmax)
 @pytest.mark.parametrize("dtype", [torch.float16, torch.float32])
 def test_keeps_every_argmax_where_declared(make, val, unseen, dtype):

@@ -1,9 +1,12 @@
 """Arrays of toy models as files, and a run folder of one short demo."""
 
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pytest
+
+from vlcal._files import write_atomic
 
 
 @pytest.fixture
@@ -52,6 +55,17 @@ def models(tmp_path_factory):
         np.save(folder / f"{prefix}logits.npy", 20 * images @ tuned.T)
         np.save(folder / f"{prefix}zs_logits.npy", 20 * images @ zero_shot.T)
     return folder
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Reports without their page, which takes the longest to make."""
+
+    def write(folder, report):
+        write_atomic(Path(folder) / "report.json", report.to_json())
+        return Path(folder) / "report.html"
+
+    monkeypatch.setattr("vlcal.commands.calibrating.write_report", write)
 
 
 NAMES = ("<script>alert(1)</script>", "a & b", "ant", "bee", "cat", "dog")

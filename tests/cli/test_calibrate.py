@@ -38,7 +38,7 @@ def test_calibrate_two_arrays_halves_the_rows_and_lowers_ece(arrays, capsys):
     assert stored.metrics["ece"] == pytest.approx(after["metrics"]["ece"])
 
 
-def test_calibrate_with_validation_arrays_measures_all_rows(arrays, capsys):
+def test_calibrate_with_validation_arrays_measures_all_rows(arrays, undrawn, capsys):
     words = ["--logits", arrays / "l.npy", "--labels", arrays / "y.npy", "--out", arrays / "o"]
     half = np.load(arrays / "l.npy")[:100]
     np.save(arrays / "vl.npy", half)
@@ -49,7 +49,7 @@ def test_calibrate_with_validation_arrays_measures_all_rows(arrays, capsys):
     assert {row["n"] for row in json.loads(text)["rows"]} == {400}
 
 
-def test_set_reaches_the_constructor_and_unknown_options_are_refused(arrays, capsys):
+def test_set_reaches_the_constructor_and_unknown_options_are_refused(arrays, undrawn, capsys):
     words = ["--logits", arrays / "l.npy", "--labels", arrays / "y.npy", "--out", arrays / "o"]
     code, _, _ = run(capsys, "calibrate", *words, "--set", "highest=500", "--set", "lowest=0.5")
     assert code == 0
@@ -58,7 +58,7 @@ def test_set_reaches_the_constructor_and_unknown_options_are_refused(arrays, cap
     assert "ts: unknown option 'hottest'; known: lowest, highest" in err
 
 
-def test_calibrate_takes_what_predict_writes(tuned, tmp_path, capsys):
+def test_calibrate_takes_what_predict_writes(tuned, tmp_path, undrawn, capsys):
     files = "--val", tuned / "val.safetensors", "--test", tuned / "new.safetensors"
     words = "--method", "dac", "--set", "k=3", "--out", tmp_path / "o", "--json"
     code, text, _ = run(capsys, "calibrate", *files, *words)
@@ -117,7 +117,7 @@ def test_a_saved_calibrator_does_the_same_to_the_same_arrays(cls, compared, mode
     assert probs == pytest.approx(first.logits.double().softmax(-1).numpy(), abs=1e-6)
 
 
-def test_features_without_logits_give_the_same_rows(compared, models, capsys):
+def test_features_without_logits_give_the_same_rows(compared, models, undrawn, capsys):
     images = "image-features", "labels"
     words = *flags(models, *images, *CLASSES, val=True), "--json"
     methods = "--method", "ts,dac,cac", "--out", models / "features"
@@ -188,7 +188,7 @@ def test_validation_arrays_have_flags_of_their_own(models, capsys):
     assert "den: needs validation image_features: give --val-image-features" in err
 
 
-def test_new_classes_are_explained_and_left_out_of_all(models, capsys):
+def test_new_classes_are_explained_and_left_out_of_all(models, undrawn, capsys):
     (models / "new.txt").write_text("\n".join(f"new {i}" for i in range(6)))
     words = [*flags(models, *IMAGES, *CLASSES[:2], val=True), "--classes", models / "new.txt"]
     words += ["--val-text-features", models / "text.npy", "--val-classes", models / "names.txt"]
@@ -219,7 +219,7 @@ def test_options_of_several_calibrators_name_their_owner(models, capsys):
     assert "--set cac.k needs --method cac" in err
 
 
-def test_probabilities_are_taken_by_their_logarithm_and_said_so(models, capsys):
+def test_probabilities_are_taken_by_their_logarithm_and_said_so(models, undrawn, capsys):
     logits = torch.from_numpy(np.load(models / "logits.npy"))
     np.save(models / "probs.npy", logits.softmax(-1).numpy())
     labels = flags(models, "labels")
@@ -232,7 +232,7 @@ def test_probabilities_are_taken_by_their_logarithm_and_said_so(models, capsys):
         assert one["metrics"]["nll"] == pytest.approx(other["metrics"]["nll"], rel=1e-4)
 
 
-def test_fitting_on_the_test_arrays_warns_loudly(models, capsys):
+def test_fitting_on_the_test_arrays_warns_loudly(models, undrawn, capsys):
     given = flags(models, "logits", "labels")
     same = "--val-logits", models / "logits.npy", "--val-labels", models / "labels.npy"
     with warnings.catch_warnings():

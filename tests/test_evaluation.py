@@ -31,6 +31,19 @@ def test_five_rows_by_hand():
     assert seen.metrics["mce"] == pytest.approx(0.94)
     assert seen.metrics["mce_weighted"] == pytest.approx(0.94 / 5)
     assert seen.bins.count[[6, 8, 13, 14]].tolist() == [1, 1, 2, 1]
+    assert seen.metrics["signed_gap"] == pytest.approx(0.762 - 0.4)
+    assert seen.metrics["overconfidence"] == pytest.approx((0.45 + 0.6 + 0.94) / 5)
+    assert seen.metrics["underconfidence"] == pytest.approx(2 * 0.09 / 5)
+    assert seen.metrics["average_ce"] == pytest.approx((0.45 + 0.6 + 0.09 + 0.94) / 4)
+    squares = 0.45**2 + 0.6**2 + 2 * 0.09**2 + 0.94**2
+    assert seen.metrics["rmsce"] == pytest.approx((squares / 5) ** 0.5)
+    # three bins hold one sample, the other two that are both right, so that nothing is subtracted
+    assert seen.metrics["rmsce_debiased"] == pytest.approx((2 * 0.09**2 / 5) ** 0.5)
+    # without ties every sample has a bin of its own
+    assert seen.metrics["ace"] == seen.metrics["ace_mean"]
+    assert seen.metrics["ace"] == pytest.approx((0.45 + 0.6 + 0.1 + 0.08 + 0.94) / 5)
+    assert seen.metrics["auroc"] == pytest.approx(4 / 6)
+    assert seen.metrics["aurc"] == pytest.approx((1 + 1 / 2 + 1 / 3 + 2 / 4 + 3 / 5) / 5)
 
 
 def test_brier_and_nll_by_hand():

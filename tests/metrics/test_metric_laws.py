@@ -95,6 +95,13 @@ def test_duplicating_the_sample_changes_nothing(metric, rule):
     assert metric(twice, rule) == pytest.approx(metric(seen, rule), abs=1e-15)
 
 
+@cases([each for each in OVER_BINS if each is not rmsce_debiased], POOLED)
+def test_duplicating_the_sample_changes_no_bin(metric, rule):
+    seen = sample()
+    twice = rows(seen, torch.arange(1200) % 600)
+    assert metric(twice, rule) == pytest.approx(metric(seen, rule), abs=1e-15)
+
+
 @cases(BINNED)
 def test_perfect_calibration_gives_zero(metric, rule):
     # four samples at every k/4, k of them right, all at the same proximity

@@ -31,7 +31,7 @@ PHRASE = "an icon of a"
 DEPTH = {"prompt_depth": 3, "prompt_depth_vision": 6}
 PLAIN = {"scale": (1.0, 1.0), "ratio": (1.0, 1.0), "flip": 0.0}
 CALIBRATORS = ("ts", "dac")
-# outliers stay where the phrase of the model puts them: "a photo of a" means nothing to it
+# words stay where the model's own phrase puts them: "a photo of a" means nothing to it
 DOR = {"template": PHRASE + " {}."}
 
 # options and recipe where they differ from the setting
@@ -45,7 +45,10 @@ METHODS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "maple": ({"ctx_init": PHRASE, "prompt_depth": 3}, {}),
     "prograd": ({"n_ctx": 4}, {"epochs": 50}),
     # the weights of the average over epochs keep their place: epoch 15 of 20 is 7.5 of 10
-    "promptsrc": ({"ctx_init": PHRASE, **DEPTH, "mean": 7.5, "std": 0.5}, {"epochs": 10}),
+    "promptsrc": (
+        {"ctx_init": PHRASE, "templates": [PHRASE + " {}."], **DEPTH, "mean": 7.5, "std": 0.5},
+        {"epochs": 10},
+    ),
 }
 
 

@@ -209,7 +209,10 @@ def _look_up(probs: Tensor, values: Tensor, right: bool) -> Tensor:
     n_bins = values.shape[1]
     interior = equal_edges("hb", n_bins, probs.device)[1:-1]
     above = thresholds(interior, probs.dtype, right)
-    index = torch.bucketize(probs, above, right=True)
-    index += torch.arange(len(values), device=probs.device) * n_bins
-    found = values.flatten().take(index)
-    return torch.where(found.isnan(), probs, found)
+    found = values[:, 0].repeat(len(probs), 1)
+    if n_bins > 1:
+        # of many classes nearly all probabilities are in the first bin
+        flat = (probs >= above[0]).flatten().nonzero()[:, 0]
+        index = torch.bucketize(probs.flatten()[flat], above, right=True)
+        found.view(-1)[flat] = values.flatten().take(flat % len(values) * n_bins + index)
+    return torch.where(found.isnan(), probs, found) if bool(values.isnan().any()) else found

@@ -9,6 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from vlcal.calibrators.pooling import Blocks, Columns, packed, pooled_blocks
+
 # probabilities [R, G], and per row the column that is the answer, -1 for none
 Answers = Iterator[tuple[Tensor, Tensor]]
 
@@ -45,22 +47,22 @@ def fit_knots(
     first = _smallest_answers(blocks(), groups, pooled)
     if ties:
         first = torch.where(first.isfinite(), -1.0, first)
-    parts: list[tuple[np.ndarray, ...]] = []
+    parts: list[Columns] = []
     lowest, highest = torch.full_like(first, torch.inf), torch.full_like(first, -1.0)
     for probs, answer in blocks():
-        bound = first.to(probs)
-        keep = probs >= bound
-        parts.append(_kept(probs, answer, keep))
+        keep = probs >= first.to(probs)
+        group, x, y = _kept(probs, answer, keep)
+        parts.append(packed(group * (not pooled), x, y, ties))
         lowest = torch.minimum(lowest, probs.amin(0).cpu().double())
         below = probs.masked_fill_(keep, -1.0)  # the block is nobody else's
         highest = torch.maximum(highest, below.amax(0).cpu().double())
-    parts.append(_ends(lowest, highest, first.isfinite() & (highest >= 0), parts[0][1].dtype))
-    group, x, y = (np.concatenate(part) for part in zip(*parts, strict=True))
-    del parts
-    if pooled:
-        group, groups = np.zeros_like(group), 1
-    group, x, y = _sorted(group, x, y)
-    return _knots(group, x, y, groups, ties)
+    group, x = _ends(lowest, highest, first.isfinite() & (highest >= 0))
+    y = np.zeros(len(x), dtype=bool)
+    parts.append(packed(group * (not pooled), x.astype(_float(parts)), y, ties))
+    columns = tuple(np.concatenate(each) for each in zip(*parts, strict=True))
+    parts.clear()
+    groups = 1 if pooled else groups
+    return _knots(pooled_blocks(columns, groups, ties), groups)
 
 
 def check_knots(who: str, x: Any, y: Any, offsets: Any, groups: int | None) -> None:
@@ -157,7 +159,7 @@ def _smallest_answers(blocks: Answers, groups: int, pooled: bool) -> Tensor:
     return first.amin().expand(groups) if pooled else first
 
 
-def _kept(probs: Tensor, answer: Tensor, keep: Tensor) -> tuple[np.ndarray, ...]:
+def _kept(probs: Tensor, answer: Tensor, keep: Tensor) -> Columns:
     """Column, probability and whether it is the answer, of the entries kept."""
     flat = keep.flatten().nonzero()[:, 0]
     row = torch.div(flat, probs.shape[1], rounding_mode="floor")
@@ -166,84 +168,25 @@ def _kept(probs: Tensor, answer: Tensor, keep: Tensor) -> tuple[np.ndarray, ...]
     return tuple(each.cpu().numpy() for each in found)
 
 
-def _ends(lowest: Tensor, highest: Tensor, some: Tensor, dtype: np.dtype) -> tuple[np.ndarray, ...]:
-    """The lowest and highest of the entries not kept; how many lie between changes nothing."""
-    column = some.nonzero()[:, 0].repeat(2).int().numpy()
-    x = torch.cat([lowest[some], highest[some]]).numpy().astype(dtype)
-    return column, x, np.zeros(len(column), dtype=bool)
+def _ends(lowest: Tensor, highest: Tensor, some: Tensor) -> tuple[np.ndarray, np.ndarray]:
+    """Lowest and highest of the entries not kept; how many lie between changes nothing."""
+    column = some.nonzero()[:, 0].repeat(2).int()
+    return column.numpy(), torch.cat([lowest[some], highest[some]]).numpy()
 
 
-def _sorted(
-    group: np.ndarray, x: np.ndarray, y: np.ndarray
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The three arrays by group, then by x."""
-    if x.dtype == np.float32:
-        # the bits of a float32 in 0..1 ascend with it: one integer holds all three
-        key = group.astype(np.int64) << 31 | x.view(np.int32).astype(np.int64) << 1 | y
-        key.sort()
-        bits = (key >> 1 & 0x3FFFFFFF).astype(np.int32)
-        return key >> 31, bits.view(np.float32).astype(np.float64), key & 1
-    order = np.lexsort((x, group))
-    return group[order], x[order], y[order].astype(np.int64)
+def _float(parts: list[Columns]) -> type:
+    """What the probabilities of these parts are."""
+    return np.float32 if len(parts[0]) == 1 else parts[0][1].dtype.type
 
 
-def _knots(group: np.ndarray, x: np.ndarray, y: np.ndarray, groups: int, ties: float) -> Knots:
-    """Pool sorted entries into points, points into blocks, and keep the two ends of each block."""
-    new = _new_points(group, x, ties)
-    point = np.flatnonzero(new)
-    answers = np.add.reduceat(y, point) if len(point) else y
-    # points without an answer join the one before: a fit never rises between them
-    edge = np.append(True, group[point][1:] != group[point][:-1])[: len(point)]
-    slot = np.flatnonzero((answers > 0) | edge)
-    start = np.append(point[slot], len(x))
-    count, answers = np.diff(start), answers[slot]
-    last = point[np.append(slot[1:], len(point))[: len(slot)] - 1]
-    found = _pool(answers.tolist(), count.tolist(), group[start[:-1]].tolist())
-    pooled = np.array(found, dtype=np.int64)
-    if not found:
-        none = torch.zeros(0, dtype=torch.float64)
-        return Knots(none, none, torch.zeros(groups + 1, dtype=torch.int64))
-    mean = np.add.reduceat(answers, pooled) / np.add.reduceat(count, pooled)
-    left, right = x[start[pooled]], x[last[np.append(pooled[1:], len(slot)) - 1]]
-    keep = np.stack([np.ones(len(left), dtype=bool), right > left], 1).ravel()
-    knot_group = np.repeat(group[start[pooled]], 2)[keep]
-    offsets = np.searchsorted(knot_group, np.arange(groups + 1))
-    knots = np.stack([left, right], 1).ravel()[keep], np.repeat(mean, 2)[keep], offsets
-    return Knots(*(torch.from_numpy(np.ascontiguousarray(each)) for each in knots))
-
-
-def _new_points(group: np.ndarray, x: np.ndarray, ties: float) -> np.ndarray:
-    """Which of the sorted entries begin a point."""
-    new = np.ones(len(x), dtype=bool)
-    new[1:] = (group[1:] != group[:-1]) | (x[1:] != x[:-1])
-    if ties:
-        near = ~new
-        near[1:] |= (group[1:] == group[:-1]) & (x[1:] - x[:-1] < ties)
-        begin = 0.0
-        # every entry is compared with the first of its point, so the order matters
-        for at in np.flatnonzero(near | np.append(near[1:], False)).tolist():
-            if not near[at] or x[at] - begin >= ties:
-                begin, new[at] = x[at], True
-            else:
-                new[at] = False
-    return new
-
-
-def _pool(answers: list[int], count: list[int], group: list[int]) -> list[int]:
-    """Pool adjacent violators: the first position of each block of equal fit, exact in integers."""
-    starts: list[int] = []
-    sums: list[tuple[int, int]] = []
-    current, floor = None, 0
-    for position, (a, n, g) in enumerate(zip(answers, count, group, strict=True)):
-        if g != current:
-            current, floor = g, len(starts)
-        start = position
-        while len(starts) > floor and sums[-1][0] * n >= a * sums[-1][1]:
-            more, weight = sums.pop()
-            a, n, start = a + more, n + weight, starts.pop()
-        starts.append(start)
-        sums.append((a, n))
-    return starts
+def _knots(blocks: Blocks, groups: int) -> Knots:
+    """The two ends of each block; one where they are the same."""
+    ends = np.stack([blocks.low, blocks.high], 1).ravel()
+    keep = np.stack([np.ones(len(blocks.low), dtype=bool), blocks.high > blocks.low], 1).ravel()
+    group = np.repeat(blocks.group, 2)[keep]
+    offsets = np.searchsorted(group, np.arange(groups + 1))
+    found = ends[keep], np.repeat(blocks.mean, 2)[keep], offsets
+    return Knots(*(torch.from_numpy(np.ascontiguousarray(each)) for each in found))
 
 
 def _bisect(knots: Knots, x: Tensor, group: Tensor) -> Tensor:

@@ -1,8 +1,17 @@
 """The names of the published code of DAC (ml-stat-Sustech/CLIP_Calibration): NumPy in and out.
 
-Each function and class gives the original's numbers, quirks included; what differs on purpose is
-that bad inputs are errors, nothing is printed, no GPU is needed and inputs are never written into.
-New work is better served by `vlcal.metrics` and `vlcal.calibrators`, which have none of the quirks.
+What is reproduced, quirks included: ECE that loses the gap of a confidence of exactly 1, MCE
+weighted by mass, percentiles interpolated linearly as scikit-learn did in 2024, NumPy's rounding of
+float16 features in DAC and its rule that 0.05 means "the same class", the softmax that
+`MultiIsotonicRegression` and `BinMeanShift` apply to what is a probability already, rows of NaN.
+
+What differs: bad inputs are errors, nothing is printed, no GPU is needed, inputs are never written
+into, samples above 200,000 are not thinned before percentiles are taken, and a bin of proximity
+without rows is skipped. `knn_strategy` and `bin_strategy` take "quantile" and "uniform",
+`bandwidth` takes "normal_reference" or two numbers.
+
+`vlcal.metrics` under the convention "dac2024" has the same numbers with their rules said beside
+them; by default, and in `vlcal.calibrators`, there are none of the quirks.
 """
 
 from vlcal.compat.clip_calibration.binning import BinMeanShift, MultiIsotonicRegression

@@ -103,8 +103,15 @@ def test_words_are_ranked_by_mean_cosine_with_the_classes_in_the_phrase(setup, c
 
 def test_the_template_of_the_classes_is_an_option(setup):
     classes = ClassSet(BASE.names, "a bad drawing of some {}.")
-    dor = prepared(setup._replace(classes=classes), template=None)
+    dor = prepared(setup._replace(classes=classes), template="classes")
     expected = word_features(setup.clip, dor.words_, classes.template)
+    torch.testing.assert_close(dor.features_, expected)
+
+
+def test_the_template_of_a_model_that_has_one_is_the_default(setup, clip, monkeypatch):
+    monkeypatch.setattr(clip, "template", "an icon of a {}.")
+    dor = prepared(setup)
+    expected = word_features(clip, dor.words_, "an icon of a {}.")
     torch.testing.assert_close(dor.features_, expected)
 
 

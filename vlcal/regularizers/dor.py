@@ -32,6 +32,7 @@ from vlcal.regularizers.outliers import (
 )
 from vlcal.types import ClassSet, Outputs
 
+PHRASE = "a photo of a {}."
 SAMPLING = ("cursor", "independent")
 _log = logging.getLogger("vlcal")
 
@@ -59,7 +60,10 @@ class DOR(Regularizer):
         sampling: "cursor" walks through shuffled outliers, a word once per pass (what is left when
             a pass cannot fill a step waits for another one); "independent" draws each step anew. No
             word is twice in a step.
-        template: of the zero-shot features, with exactly one `{}`; None is that of the classes.
+        template: of the zero-shot features, with exactly one `{}`, or "classes" for that of the
+            classes; by default the model's own template where it has one (the bundled model knows no
+            photos, and tuning would follow words held in place by noise), else the paper's
+            "a photo of a {}."
         exclude: "names" leaves out words that are class names, "words" also those that contain one.
         new_names: names of the new classes, for `exclude_new` and "oracle".
         exclude_new: leave out their names too.
@@ -79,7 +83,7 @@ class DOR(Regularizer):
     rank: str = "mean"
     top_m: int = 5
     sampling: str = "cursor"
-    template: str | None = "a photo of a {}."
+    template: str | None = None
     exclude: str = "names"
     new_names: Sequence[str] = ()
     exclude_new: bool = False
@@ -104,7 +108,7 @@ class DOR(Regularizer):
                 raise ValueError(
                     f"dor: {name} must be one of {', '.join(known)}, got {getattr(self, name)!r}"
                 )
-        if self.template is not None:
+        if self.template not in (None, "classes"):
             ClassSet((), self.template)
         if (self.rank == "oracle" or self.exclude_new) and not self.new_names:
             raise ValueError("dor: new_names are needed for rank 'oracle' and for exclude_new")
@@ -134,7 +138,9 @@ class DOR(Regularizer):
     def prepare(self, setup: Setup) -> None:
         """Choose the outliers for these classes, and start a new pass through them."""
         self.check(setup)
-        template = self.template or setup.classes.template
+        template = self.template or setup.clip.template or PHRASE
+        if template == "classes":
+            template = setup.classes.template
         words, features = self._outliers(setup, template)
         keep = encodable(setup, words)
         if len(keep) < len(words):

@@ -61,9 +61,9 @@ class DOR(Regularizer):
             a pass cannot fill a step waits for another one); "independent" draws each step anew. No
             word is twice in a step.
         template: of the zero-shot features, with exactly one `{}`, or "classes" for that of the
-            classes; by default the model's own template where it has one (the bundled model knows no
-            photos, and tuning would follow words held in place by noise), else the paper's
-            "a photo of a {}."
+            classes. By default the model's own template where it has one (the bundled model never
+            saw a photo, and tuning would follow words held in a place that means nothing), else the
+            paper's "a photo of a {}."
         exclude: "names" leaves out words that are class names, "words" also those that contain one.
         new_names: names of the new classes, for `exclude_new` and "oracle".
         exclude_new: leave out their names too.

@@ -13,6 +13,8 @@ from torch import Tensor
 from vlcal._files import write_atomic
 from vlcal.tuners.base import Tuner
 
+FORMAT = 2
+
 
 class Holder(Protocol):
     """Something beside the tuner that the next step depends on: a regularizer, a loss scale."""
@@ -50,7 +52,7 @@ def store(
         for name, value in holder.state_dict().items():
             tensors[f"holder.{number}.{name}"] = value
     tensors = {name: value.detach().cpu().contiguous().clone() for name, value in tensors.items()}
-    metadata = {"vlcal": json.dumps({"format": 1, "run": about, "history": history})}
+    metadata = {"vlcal": json.dumps({"format": FORMAT, "run": about, "history": history})}
     write_atomic(path, save(tensors, metadata))
 
 
@@ -107,8 +109,8 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"fit: the checkpoint {path} cannot be read: {error}") from error
-    if not isinstance(stored, dict) or stored.get("format") != 1 or "run" not in stored:
-        raise ValueError(f"fit: {path} is not a checkpoint of vlcal (format 1 expected)")
+    if not isinstance(stored, dict) or stored.get("format") != FORMAT or "run" not in stored:
+        raise ValueError(f"fit: {path} is not a checkpoint of this vlcal (format {FORMAT} expected)")
     return stored, tensors
 
 

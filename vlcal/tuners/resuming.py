@@ -110,7 +110,7 @@ def _read(path: Path) -> tuple[dict[str, Any], dict[str, Tensor]]:
     except (SafetensorError, json.JSONDecodeError) as error:
         raise ValueError(f"fit: the checkpoint {path} cannot be read: {error}") from error
     if not isinstance(stored, dict) or stored.get("format") != FORMAT or "run" not in stored:
-        raise ValueError(f"fit: {path} is not a checkpoint of this vlcal (format {FORMAT} expected)")
+        raise ValueError(f"fit: {path} is no checkpoint of this vlcal (format {FORMAT} expected)")
     return stored, tensors
 
 

@@ -133,9 +133,8 @@ def test_more_than_there_are_get_minus_one(name):
 def test_vectors_are_copied_and_reset_forgets_them(name):
     index, vectors = getattr(ours, name)(4), rows(5, 4)
     index.add(vectors)
-    before = index.search(vectors[:2], 3)
     vectors[:] = 0
-    assert index.search(rows(5, 4)[:2], 3)[0].tolist() == before[0].tolist()
+    np.testing.assert_array_equal(index.reconstruct_n(), rows(5, 4))
     index.add(rows(2, 4, seed=5))
     assert index.ntotal == 7
     index.reset()

@@ -154,6 +154,7 @@ class Accumulator(nn.Module):
         for name, value in self._defaults.items():
             self._defaults[name] = fn(value)
             setattr(self, name, fn(getattr(self, name)))
+        self._computed = self._forward_cache = None
         return self
 
     def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

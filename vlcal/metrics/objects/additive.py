@@ -6,7 +6,8 @@ import hashlib
 import math
 import warnings
 from abc import abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from importlib.util import find_spec
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -94,8 +95,19 @@ class AdditiveMetric(Metric):
             NoSamplesError: nothing was counted.
             RuntimeError: processes hold metrics of different rules.
         """
-        self._check(self.metric_state)
-        return self._tensor(self._value(self.metric_state))
+        with self._own_states_after_an_error(self._to_sync):
+            self._check(self.metric_state)
+            return self._tensor(self._value(self.metric_state))
+
+    @contextmanager
+    def _own_states_after_an_error(self, synced_here: bool) -> Iterator[None]:
+        """What torchmetrics leaves to the caller: go back to the states of this process."""
+        try:
+            yield
+        except Exception:
+            if self._is_synced and synced_here:
+                self.unsync()
+            raise
 
     def forward(self, *args: Any, **kwargs: Any) -> Tensor:
         """Add a batch and give its own value: NaN if none of its samples counts."""

@@ -111,10 +111,13 @@ class DeclaredMetric(AdditiveMetric):
     def _synced(self) -> Iterator[dict[str, Tensor]]:
         """The states over all processes, wherever they are now."""
         before = self._is_synced
-        with self.sync_context(
-            dist_sync_fn=self.dist_sync_fn,
-            should_sync=self._to_sync and not before,
-            should_unsync=not before,
+        with (
+            self.sync_context(
+                dist_sync_fn=self.dist_sync_fn,
+                should_sync=self._to_sync and not before,
+                should_unsync=not before,
+            ),
+            self._own_states_after_an_error(not before),
         ):
             yield self.metric_state
 

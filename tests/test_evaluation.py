@@ -174,7 +174,10 @@ BAD = [
     ({"logits": LOGITS, "labels": LABELS[:9]}, r"labels must be \[N\] = \[60\]"),
     ({"logits": LOGITS, "labels": with_label(5)}, r"in 0\.\.4, got 5 in row 7 \(1 in all\)"),
     ({"logits": LOGITS, "labels": with_label(-1)}, "got -1 in row 7"),
-    ({"logits": LOGITS, "labels": np.full(60, -100)}, r"got -100 in row 0 \(60 in all\)"),
+    (
+        {"logits": LOGITS, "labels": np.full(60, -100)},
+        r"got -100 in row 0 \(60 in all\); bad='drop' leaves such rows out",
+    ),
     (
         {"logits": LOGITS, "labels": with_label(2).astype(str)},
         "labels: must be an array of numbers",

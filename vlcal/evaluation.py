@@ -62,7 +62,8 @@ class Evaluation:
         ]
         width = max(16, *(len(name) + 1 for name in self.metrics))
         lines += [f"  {name:<{width}}{_shown(name, self.metrics[name])}" for name in self.metrics]
-        lines += [f"  skipped {sentence}" for sentence in self.skipped.values()]
+        # metrics that share bins share the reason
+        lines += [f"  skipped {sentence}" for sentence in dict.fromkeys(self.skipped.values())]
         lines += [f"  note: {note}" for note in self.notes]
         return "\n".join(lines)
 

@@ -105,7 +105,7 @@ def _kind(given: Given, policy: Policy, validate: bool) -> str:
 def _from_logits(given: Given, policy: Policy, validate: bool) -> _Source:
     values = matrix("evaluate: logits", given.logits)
     _refuse_empty(len(values))
-    labels = label_vector("evaluate", given.labels, values, any_value=policy != "error")
+    labels = _labels(given.labels, values, policy)
     bad = None
     if policy != "error":
         check_no_cosines("evaluate", values)
@@ -125,7 +125,7 @@ def _from_logits(given: Given, policy: Policy, validate: bool) -> _Source:
 def _from_probs(given: Given, policy: Policy, validate: bool) -> _Source:
     values = matrix("evaluate: probs", given.probs)
     _refuse_empty(len(values))
-    labels = label_vector("evaluate", given.labels, values, any_value=policy != "error")
+    labels = _labels(given.labels, values, policy)
     bad = None
     if policy != "error":
         bad = _no_label(labels, values) | outside_unit_range(values) | off_in_sum(values)
@@ -221,6 +221,19 @@ NONE = Outcomes(
 
 def _outcomes(predictions: Predictions) -> Outcomes:
     return outcomes(predictions) if len(predictions) else NONE
+
+
+def _labels(labels: Any, like: Tensor, policy: Policy) -> Tensor:
+    """Labels [N] of integers; out of range only where that is no error."""
+    values = label_vector("evaluate", labels, like, any_value=True)
+    bad = _some(_no_label(values, like)) if policy == "error" else None
+    if bad is not None:
+        first = int(bad.int().argmax())
+        raise ValueError(
+            f"evaluate: labels must be in 0..{like.shape[1] - 1}, got {int(values[first])} in row "
+            f"{first} ({int(bad.sum())} in all); bad='drop' leaves such rows out"
+        )
+    return values
 
 
 def _no_label(labels: Tensor, like: Tensor) -> Tensor:

@@ -21,7 +21,7 @@ class RiskCoverage(NamedTuple):
 
     Answering where confidence >= `threshold` (descending) answers `answered` samples, `wrong` of
     them wrongly, which is a share `coverage` of all with the error rate `risk`. Samples of equal
-    confidence are answered together.
+    confidence are answered together. All on the CPU.
     """
 
     threshold: Tensor
@@ -86,22 +86,17 @@ def risk_coverage(outcomes: Outcomes) -> RiskCoverage:
         confidence = confidence.float()
     bits = torch.int64 if confidence.dtype == torch.float64 else torch.int32
     # the bits of numbers >= 0 are ordered as they are, and 0..1 leaves room for one bit more
-    keys = _sorted((confidence + 0.0).view(bits) * 2 + outcomes.correct.to(bits)).flip(0)
-    value, right = keys >> 1, keys & 1
-    last = torch.ones_like(value, dtype=torch.bool)
-    torch.ne(value[1:], value[:-1], out=last[:-1])
-    ends = last.nonzero()[:, 0]
-    wrong = ends + 1 - right.cumsum(0, dtype=torch.int64)[ends]
-    return RiskCoverage(value[ends].view(confidence.dtype), ends + 1, wrong)
-
-
-def _sorted(keys: Tensor) -> Tensor:
-    # NumPy sorts integers with vector instructions
-    return keys.sort().values if keys.is_cuda else torch.from_numpy(np.sort(keys.numpy()))
+    keys = (confidence + 0.0).view(bits) * 2 + outcomes.correct.to(bits)
+    surest_first = keys.sort().values.flip(0).cpu().numpy()
+    value = surest_first >> 1
+    ends = np.flatnonzero(np.append(value[1:] != value[:-1], True))
+    wrong = ends + 1 - np.cumsum(surest_first & 1, dtype=np.int64)[ends]
+    threshold = torch.from_numpy(value[ends]).view(confidence.dtype)
+    return RiskCoverage(threshold, torch.from_numpy(ends + 1), torch.from_numpy(wrong))
 
 
 def _from_zero(sums: Tensor) -> np.ndarray:
-    return np.concatenate([[0], sums.cpu().numpy()])
+    return np.append(0, sums.numpy())
 
 
 def _curve(outcomes: Outcomes, convention: Convention) -> RiskCoverage:
@@ -123,11 +118,11 @@ def auroc(curve: RiskCoverage) -> float:
         raise MissingInput(
             f"auroc: needs correct and wrong samples, got {n - n_wrong} correct and {n_wrong} wrong"
         )
-    wrong = curve.wrong.diff(prepend=torch.zeros_like(curve.wrong[:1]))
-    right = curve.answered.diff(prepend=torch.zeros_like(wrong[:1])) - wrong
+    wrong = np.diff(_from_zero(curve.wrong))
+    right = np.diff(_from_zero(curve.answered)) - wrong
     # twice the wrong ones that are less sure, ties once
-    beaten = 2 * (n_wrong - curve.wrong) + wrong
-    return int((right * beaten).sum()) / (2 * n_wrong * (n - n_wrong))
+    beaten = 2 * (n_wrong - curve.wrong.numpy()) + wrong
+    return int(np.dot(right, beaten)) / (2 * n_wrong * (n - n_wrong))
 
 
 @partial(Derived, _curve)
@@ -139,12 +134,11 @@ def aurc(curve: RiskCoverage) -> float:
 
     Geifman and El-Yaniv, "Selective Classification for Deep Neural Networks", NeurIPS 2017.
     """
-    answered, wrong = curve.answered.double(), curve.wrong.double()
-    size = torch.arange(1, int(answered[-1]) + 1, dtype=torch.float64, device=answered.device)
-    if len(answered) == len(size):
-        return float((wrong / size).mean())
-    zero = torch.zeros_like(wrong[:1])
-    run = torch.repeat_interleave(curve.answered.diff(prepend=zero.long()))
-    start, before = torch.cat([zero, answered])[run], torch.cat([zero, wrong])[run]
-    slope = (wrong.diff(prepend=zero) / answered.diff(prepend=zero))[run]
-    return float(((before + slope * (size - start)) / size).mean())
+    answered, wrong = _from_zero(curve.answered), _from_zero(curve.wrong)
+    n = int(answered[-1])
+    # of s answered samples E are wrong; in a run of m with e wrong ones the k-th of all has a risk
+    # of (E + e (k - s) / m) / k, and the sum over the run is (E - e s / m) (H(s + m) - H(s)) + e
+    harmonic = np.append(0.0, np.cumsum(1 / np.arange(1, n + 1)))[answered]
+    slope = np.diff(wrong) / np.diff(answered)
+    apart = (wrong[:-1] - slope * answered[:-1]) * np.diff(harmonic)
+    return max(float(apart.sum()) + int(wrong[-1]), 0.0) / n

@@ -150,6 +150,9 @@ def broken(**changes):
         (broken(notes=[["only"]]), "notes must be a list of .title, text."),
         (broken(rows=[]), "at least one result row"),
         (broken(rows={}), "rows must be a list"),
+        (broken(cells={}), "cells must be a list"),
+        (broken(cells=[None]), "cells must be one per row, or none"),
+        (broken(cells=[7] * len(grid())), "cells must be of the grid"),
         (broken(rows=[{**row(), "bins": {"count": [1]}}]), "bins must hold count, confidence"),
         (broken(convention="dac2024"), "convention must be that of its rows"),
         (broken(classes=[{"name": 1}]), r"classes\[0\] must be an object of name, base"),
@@ -247,10 +250,19 @@ def test_rows_without_cells_make_every_other_picture():
     assert not any("threshold" in title or "bins?" in title for title in titles)
 
 
-def test_cells_do_not_change_the_hash_of_the_rows():
+def test_cells_do_not_change_the_rows_nor_their_hash():
     bare = [{k: v for k, v in each.items() if k != "cells"} for each in grid()]
-    hashes = {Report.from_rows(rows).facts["hash of the rows"] for rows in (bare, grid())}
-    assert len(hashes) == 1
+    without, with_cells = Report.from_rows(bare), Report.from_rows(grid())
+    assert with_cells.rows == without.rows == tuple(bare)
+    assert with_cells.facts["hash of the rows"] == without.facts["hash of the rows"]
+    assert with_cells.rows_with_cells == grid()
+
+
+def test_a_report_from_before_there_were_cells_is_read(tmp_path):
+    content = json.loads(report().to_json())
+    del content["cells"]
+    (tmp_path / "report.json").write_text(json.dumps(content))
+    assert read_report(tmp_path / "report.json") == dataclasses.replace(report(), cells=())
 
 
 def test_columns_that_would_be_empty_are_left_out(tmp_path):

@@ -43,7 +43,8 @@ class Picture:
 
 def pictures(report: Report) -> tuple[Picture, ...]:
     """Every picture the data allow, in reading order; empty if there is nothing to draw."""
-    pooled, cells, drawn = pool_bins(report), _last_tuner(_pool(report, row_cells)), _drawn(report)
+    pooled, drawn = pool_bins(report), _drawn(report)
+    cells = _last_tuner(_pool(report.rows_with_cells, row_cells))
     n_bins = {key: next(iter(group.values())).n_bins for key, group in pooled.items()}
     found = [
         *_reliability(pooled, drawn),
@@ -63,13 +64,13 @@ def pool_bins(report: Report) -> Pooled:
     Datasets are added. Of several seeds the first is taken: they share their test images, so adding
     them would count every image several times and make the whiskers too short.
     """
-    return _pool(report, row_bins)
+    return _pool(report.rows, row_bins)
 
 
-def _pool(report: Report, read: Callable[[Row], BinStatistics | None]) -> Pooled:
+def _pool(rows: Sequence[Row], read: Callable[[Row], BinStatistics | None]) -> Pooled:
     pooled: Pooled = {}
     seeds: dict[tuple[str, str], object] = {}
-    rows = distinct_rows(report.rows)
+    rows = distinct_rows(rows)
     for row, tuner in zip(rows, tuner_labels(rows), strict=True):
         bins, key = read(row), (tuner, row["split"])
         if (
@@ -136,9 +137,13 @@ def _risk_coverage(key: tuple[str, str], cells: Group, drawn: str) -> Picture:
     caption = (
         "The share of wrong answers if only those above a threshold of confidence are given. Dots, "
         f"and the numbers beside, are the lowest threshold at which {100 * asked:g} % of the "
-        f"answers are right, and the share still answered{drawn}. A calibrator that keeps the "
-        "order of the images moves the threshold and leaves the line where it is."
+        f"answers are right, and the share still answered{drawn}."
     )
+    if len(cells) > 1:
+        caption += (
+            " A calibrator that keeps the order of the images moves the threshold and leaves the "
+            "line where it is."
+        )
     return _picture(figure, f"What a threshold buys: {_where(*key)}", caption, f"risk-{key[1]}")
 
 

@@ -31,8 +31,10 @@ class Report:
         about: one line that says what model and data these numbers are of.
         convention: name of the convention of every number.
         definition: the sentence that defines it.
-        rows: result rows, one per evaluated split; with `cells`, see `vlcal.reports.cells`, the
-            page also shows risk against coverage and the error at every number of bins.
+        rows: result rows, one per evaluated split.
+        cells: of each row its outcomes in fine cells, see `vlcal.reports.cells`, or None; or
+            nothing at all. With them the page also shows risk against coverage and the error at
+            every number of bins.
         classes: per-class rows; empty leaves out their table and picture.
         class_titles: what `before` and `after` of the classes are.
         facts: how the numbers came to be: command, versions, seeds, hashes, seconds, machine.
@@ -45,6 +47,7 @@ class Report:
     convention: str
     definition: str
     rows: tuple[dict[str, Any], ...]
+    cells: tuple[dict[str, Any] | None, ...] = ()
     classes: tuple[ClassRow, ...] = ()
     class_titles: tuple[str, str] = ("before", "after")
     facts: dict[str, Fact] = field(default_factory=dict)
@@ -64,6 +67,8 @@ class Report:
     ) -> Report:
         """A report whose headline, convention and facts come from the rows, after `facts`.
 
+        What a row holds as `cells` moves to the cells of the report.
+
         Raises:
             ValueError: the rows break the contract, mix conventions, or use a convention that vlcal
                 does not know and that `definition` does not define.
@@ -72,6 +77,7 @@ class Report:
         for row in checked:
             row_bins(row)
             row_cells(row)
+        cells = tuple(row.pop("cells", None) for row in checked)
         convention = one_convention(checked, "Report.from_rows")
         return cls(
             title=title,
@@ -80,10 +86,17 @@ class Report:
             convention=convention,
             definition=definition or _definition(convention),
             rows=checked,
+            cells=cells if any(cells) else (),
             classes=tuple(classes),
             class_titles=class_titles,
             facts={**(facts or {}), **_facts(checked)},
         )
+
+    @property
+    def rows_with_cells(self) -> list[dict[str, Any]]:
+        """The rows, each with its `cells` where there are any."""
+        cells = self.cells or (None,) * len(self.rows)
+        return [{**row, "cells": own} for row, own in zip(self.rows, cells, strict=True)]
 
     def to_json(self) -> str:
         """The report as strict JSON text; numbers that are not finite become null."""
@@ -107,6 +120,7 @@ class Report:
             raise ValueError(f"{who} is not readable JSON (truncated?): {error}") from error
         if not isinstance(content, dict) or content.pop("format", None) != FORMAT:
             raise ValueError(f"{who} is not a report of this version ({FORMAT} expected)")
+        content.setdefault("cells", [])  # reports of earlier versions have none
         known = {f.name for f in fields(cls)}
         if set(content) != known:
             wrong = sorted(set(content) ^ known)
@@ -136,12 +150,15 @@ def _parse(content: dict[str, Any], who: str) -> dict[str, Any]:
     _check(good, who, "facts", "an object of texts and numbers")
     good = isinstance(notes, list) and all(_texts(note) and len(note) == 2 for note in notes)
     _check(good, who, "notes", "a list of [title, text]")
-    for name in ("rows", "classes"):
+    for name in ("rows", "cells", "classes"):
         _check(isinstance(content[name], list), who, name, "a list")
     rows = check_rows(content["rows"], who)
     for row in rows:
         row_bins(row)
-        row_cells(row)
+    cells = content["cells"]
+    _check(len(cells) in (0, len(rows)), who, "cells", "one per row, or none")
+    for own in cells:
+        row_cells({"cells": own})
     _check(
         one_convention(rows, who) == content["convention"], who, "convention", "that of its rows"
     )
@@ -150,6 +167,7 @@ def _parse(content: dict[str, Any], who: str) -> dict[str, Any]:
         "headline": tuple(content["headline"]),
         "class_titles": tuple(pair),
         "rows": tuple(rows),
+        "cells": tuple(cells),
         "classes": tuple(_class_row(c, i, who) for i, c in enumerate(content["classes"])),
         "notes": tuple((title, text) for title, text in notes),
     }
@@ -237,8 +255,7 @@ def _facts(rows: Sequence[Row]) -> dict[str, Fact]:
         facts[f"versions {i + 1}" if len(versions) > 1 else "versions"] = ", ".join(
             f"{name} {version}".strip() for name, version in pairs
         )
-    bare = [{k: v for k, v in row.items() if k != "cells"} for row in rows]
-    facts["hash of the rows"] = sha256_of(_finite(bare))
+    facts["hash of the rows"] = sha256_of(_finite([dict(row) for row in rows]))
     return facts
 
 

@@ -136,6 +136,7 @@ def test_a_shift_common_to_all_classes_counts_unless_it_is_centered_away():
 @pytest.mark.parametrize("decay", ["exponential", "linear"])
 def test_far_moved_rows_keep_their_order(decay):
     test = predictions(moved=5.0)
+    assert ContrastAware(decay=decay).factor(torch.tensor([1e3])).tolist() == [1e-6]
     after = ContrastAware(unit="scaled", decay=decay).transform(test).logits
     assert torch.equal(after.argmax(-1), test.logits.argmax(-1))
     torch.testing.assert_close(after.softmax(-1), torch.full((40, 30), 1 / 30), rtol=1e-3, atol=0)

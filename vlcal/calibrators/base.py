@@ -225,7 +225,8 @@ def _bytes(values: Tensor) -> bytes:
 
 def warn_if_seen(who: str, fitted_on: str | tuple[str, ...] | None, test: Predictions) -> None:
     """Warn loudly if `test` has the content hash of the data of `fit`, or of a part of them."""
-    if fitted_on and content_hash(test) in fitted_on:
+    parts = (fitted_on,) if isinstance(fitted_on, str) else fitted_on
+    if parts and content_hash(test) in parts:
         warnings.warn(
             f"{who}: fitted on the very predictions it is applied to, so every number measured on "
             "them is too good; fit on a validation split",

@@ -51,11 +51,20 @@ LIBRARIES: tuple[tuple[str, str, str, Callable[[Data, Any], Iterator[Line]]], ..
 )
 
 
-def page(data: list[Data], dac: ModuleType | None) -> str:
-    """The whole page."""
+def page(data: list[Data], files: list[str], dac: ModuleType | None) -> str:
+    """The whole page; `files` are the names of those given as features."""
+    command = " ".join(
+        ["python -m benchmarks.agreement"]
+        + (["--features", *files] if files else [])
+        + ([] if dac is None else ["--dac dac.py"])
+    )
+    versions = ", ".join(
+        f"{name} {importlib.metadata.version(name)}"
+        for name in ("numpy", "scipy", "scikit-learn", "torch")
+    )
     head = __doc__.split("\n\n", 1)[0] if __doc__ else ""
     parts = [
-        f"# Agreement\n\n{head}\n\n`python -m benchmarks.agreement`; *difference* is the largest "
+        f"# Agreement\n\n{head}\n\n`{command}`, {versions}; *difference* is the largest "
         "between the original and the compat function, *our default* what `vlcal` gives by itself "
         "under the convention `standard`: other bins and other rules, so another number on purpose."
     ]
@@ -114,7 +123,11 @@ def main() -> None:
     args = parser.parse_args()
     torch.set_num_threads(1)
     data = [seeded(), bundled_icons(), *map(from_file, args.features)]
-    text = page(data, None if args.dac is None else module_of(args.dac))
+    text = page(
+        data,
+        [path.name for path in args.features],
+        None if args.dac is None else module_of(args.dac),
+    )
     print(text)
     if args.write:
         write_atomic(RESULT, text)

@@ -102,7 +102,7 @@ class ContrastAware(RowScaling):
         return factor.float(), None
 
     def contrast(self, test: Predictions) -> Tensor:
-        """Mean over classes of |zero-shot output - tuned output|, the z of each row: [N], in `unit`.
+        """Mean over classes of |zero-shot output - tuned output|: the z of each row, in `unit`.
 
         Raises:
             ValueError: there are no zero-shot predictions, or no logit scale to get cosines from

@@ -1,5 +1,7 @@
 """Class-wise ECE: by hand, against the published loops, any split, any form of the input."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -138,7 +140,8 @@ def test_refusals():
         classwise_ece(probs[:0], labels[:0])
     with pytest.raises(ValueError, match="needs predictions with labels"):
         classwise(Predictions(logits=probs), STANDARD)
-    from dataclasses import replace
-
+    few = probs[:9], labels[:9]
+    with pytest.raises(ValueError, match="the same convention can be added, got standard and clip"):
+        classwise_of_probs(*few, STANDARD) + classwise_of_probs(*few, CLIPCALIB)
     with pytest.raises(ValueError, match="must share the first bin, got 1000 bins"):
         classwise_of_probs(probs, labels, replace(STANDARD, n_bins=1000))

@@ -82,12 +82,17 @@ def check_probs(who: str, probs: Tensor) -> None:
 
 def not_finite(values: Tensor) -> Tensor:
     """Rows [N] of values [N, ...] that hold NaN or an infinity."""
-    return ~values.isfinite().reshape(len(values), -1).all(-1)
+    return ~_whole_rows(values.isfinite())
 
 
 def outside_unit_range(values: Tensor) -> Tensor:
     """Rows [N] of values [N, ...] that hold NaN or a number outside 0..1."""
-    return ~((values >= 0) & (values <= 1)).reshape(len(values), -1).all(-1)
+    return ~_whole_rows((values >= 0) & (values <= 1))
+
+
+def _whole_rows(good: Tensor) -> Tensor:
+    """Rows [N] that are good in every value [N, ...]; N may be 0."""
+    return good[:, None].flatten(1).all(-1)
 
 
 def off_in_sum(probs: Tensor) -> Tensor:

@@ -43,6 +43,11 @@ class Classwise:
     def __add__(self, other: Classwise) -> Classwise:
         if not isinstance(other, Classwise):
             return NotImplemented
+        if self.convention != other.convention:
+            raise ValueError(
+                "Classwise: only bins of the same convention can be added, "
+                f"got {self.convention.name} and {other.convention.name}"
+            )
         largest = max(self.largest_label, other.largest_label)
         every, low = self.every + other.every, self.low + other.low
         return Classwise(every, low, largest, self.convention)

@@ -8,6 +8,7 @@ from tests.reports.result_rows import outcomes
 from vlcal.ops import bin_statistics
 from vlcal.reports import risk_coverage, sensitivity
 from vlcal.reports.cells import BINS, cells_of
+from vlcal.reports.lines import looks
 from vlcal.reports.risk_coverage import operating_point, precision_asked, selective
 from vlcal.reports.sensitivity import best_sentence, curve
 from vlcal.types import Outcomes
@@ -98,11 +99,19 @@ def test_the_sentence_tells_whether_the_ranking_depends_on_the_bins():
     good = outcomes(7, n=5000, over=0.0)
     bad = outcomes(7, n=5000, over=0.3)
     said = best_sentence([cells_of(bad), cells_of(good)], ["none", "TS"])
-    assert said == "TS has the lowest error at every number, of either kind of bins."
+    assert said == "The lowest error at every number of either kind of bins: TS."
     twins = [cells_of(outcomes(8)), cells_of(outcomes(9))]
     said = best_sentence(twins, ["one", "other"])
     assert "With bins of equal width" in said and "of 46 numbers" in said
     assert best_sentence(twins[:1], ["one"]) == ""
+
+
+def test_methods_that_are_the_same_are_named_together_and_both_are_seen():
+    bad, good = cells_of(outcomes(7, n=5000, over=0.3)), cells_of(outcomes(7, n=5000, over=0.0))
+    said = best_sentence([good, bad, good], ["none", "TS", "DAC"])
+    assert said == "The lowest error at every number of either kind of bins: none and DAC."
+    # the dashes of the later line are drawn over the solid first one
+    assert looks(0)["zorder"] < looks(1)["zorder"] < looks(2)["zorder"]
 
 
 @pytest.mark.parametrize("draw", [risk_coverage, sensitivity])

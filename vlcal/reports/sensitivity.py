@@ -75,20 +75,25 @@ def best_sentence(cells: Sequence[BinStatistics], titles: Sequence[str]) -> str:
     wins = {rule: _wins(rule, cells, titles) for rule in RULES}
     winners = {name for counts in wins.values() for name in counts}
     if len(winners) == 1:
-        return f"{winners.pop()} has the lowest error at every number, of either kind of bins."
+        return f"The lowest error at every number of either kind of bins: {winners.pop()}."
     return " ".join(_sentence(rule, counts) for rule, counts in wins.items())
 
 
 def _wins(rule: str, cells: Sequence[BinStatistics], titles: Sequence[str]) -> dict[str, int]:
     """At how many numbers of bins each method has the lowest error, most often first."""
-    curves = [curve(each, rule) for each in cells]
-    best = [min(range(len(cells)), key=lambda i, k=k: curves[i][k]) for k in range(len(BINS))]
-    return {titles[i]: best.count(i) for i in sorted(set(best), key=best.count, reverse=True)}
+    shared: dict[tuple[float, ...], str] = {}
+    for each, title in zip(cells, titles, strict=True):
+        values = tuple(curve(each, rule))
+        shared[values] = f"{shared[values]} and {title}" if values in shared else title
+    best = [shared[min(shared, key=lambda values, k=k: values[k])] for k in range(len(BINS))]
+    return {name: best.count(name) for name in sorted(set(best), key=best.count, reverse=True)}
 
 
 def _sentence(rule: str, wins: dict[str, int]) -> str:
     if len(wins) == 1:
-        return f"With bins of {rule}, {next(iter(wins))} has the lowest error at every number."
+        return (
+            f"With bins of {rule}, the lowest error at every number is that of {next(iter(wins))}."
+        )
     first, *others = (f"{name} at {count}" for name, count in wins.items())
     texts = ", ".join([f"{first} of {len(BINS)} numbers", *others])
     return f"With bins of {rule}, the lowest error is that of {texts}."

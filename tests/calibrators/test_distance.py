@@ -86,10 +86,12 @@ def test_options_of_the_published_code_equal_its_float16_loop(base, new, n_base)
         base.zero_shot.text_features[:n_base],
         base.class_names[:n_base],
     )
-    # as a tuner reports that averages prompts: shorter than 1
-    short = predictions(0.9 * new.text_features, new.zero_shot.text_features, new.class_names)
-    ours = DistanceAware.dac2024().fit(few).scale(short)[1]
-    torch.testing.assert_close(ours, paper_loop(few, short, dtype=np.float16), rtol=2e-3, atol=0)
+    # shorter than 1, as a tuner reports that averages prompts; and a base class
+    tuned = torch.cat([0.9 * new.text_features, few.text_features[:1]])
+    zero_shot = torch.cat([new.zero_shot.text_features, few.zero_shot.text_features[:1]])
+    test = predictions(tuned, zero_shot, (*new.class_names, few.class_names[0]))
+    ours = DistanceAware.dac2024().fit(few).scale(test)[1]
+    torch.testing.assert_close(ours, paper_loop(few, test, dtype=np.float16), rtol=2e-3, atol=0)
 
 
 def test_two_dimensions_by_hand():

@@ -93,6 +93,26 @@ def test_rows_whose_shortlist_is_not_certain_are_compared_with_all(dtype, length
     np.testing.assert_array_equal(distances.nearest(current, base, 5), expected)
 
 
+def test_squares_that_float16_loses_are_near():
+    # 64 components of 2^-13: NumPy finds distance 0, though thirty others are nearer
+    lost, kept = np.full((5, 64), 2.0**-13), np.eye(30, 64) * 2.0**-11
+    base = np.vstack([kept, lost]).astype(np.float16)
+    seen = distances.nearest(np.zeros((1, 64), np.float16), base, 5)
+    np.testing.assert_array_equal(seen, np.zeros((1, 5)))
+
+
+def test_squares_that_float16_rounds_down_are_near():
+    # the exact distance of the first kind is smaller, NumPy's is larger
+    a, b = 0.2666015625, 0.255126953125
+    base = np.zeros((35, 64), np.float16)
+    base[:30, :54], base[30:, :59] = a, b
+    assert 54 * a * a < 59 * b * b
+    current = np.zeros((1, 64), np.float16)
+    expected = np.sort(np.linalg.norm(base, axis=1))[None, :5]
+    np.testing.assert_array_equal(distances.nearest(current, base, 5), expected)
+    assert expected[0, 0] < np.linalg.norm(base[:1], axis=1)
+
+
 def test_the_tuned_distance_alone_makes_a_base_class():
     base = np.eye(8, dtype=np.float32)
     near, far = base[:2] + np.float32(0.01), base[:2] + np.float32(0.1)

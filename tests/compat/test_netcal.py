@@ -199,8 +199,23 @@ def test_maps_are_their_definitions(name, case):
 
 @pytest.mark.parametrize("name", MAPS)
 def test_a_class_without_samples_gets_nothing(name):
-    seen = mapped(OURS, name, "absent")
+    probs, labels = draw("absent")
+    one = OURS[name]().fit(probs.clip(max=0.5), labels)
+    # 0.95 is in a bin that saw nothing
+    seen = one.transform(np.vstack([probs, [[0.02, 0.02, 0.95, 0.01]]]))
     assert (seen[:, 2] == 0).all()
+
+
+@pytest.mark.parametrize("name", ["ECE", *MAPS, "TemperatureScaling"])
+def test_two_columns_of_labels_mean_the_second(name):
+    probs, labels = draw("two columns")
+    # rows of 0 and 0, of 0 and 1, but also of 1 and 1
+    columns = np.stack([np.ones_like(labels), labels], 1)
+    if name == "ECE":
+        seen, expected = (compat.ECE().measure(probs, y) for y in (columns, labels))
+    else:
+        seen, expected = (OURS[name]().fit_transform(probs, y) for y in (columns, labels))
+    np.testing.assert_array_equal(seen, expected)
 
 
 @pytest.mark.parametrize("name", MAPS)

@@ -88,7 +88,7 @@ class TemperatureScaling:
             ValueError: the arrays are no probabilities and labels.
         """
         probs, truth, self.num_classes = problem(WHO, X, y, False)
-        logits = _logits(probs).double()
+        logits = _logits(probs)
         if logits.ndim == 1:
             logits = torch.stack([torch.zeros_like(logits), logits], -1)
         val = Predictions(logits=logits, labels=torch.from_numpy(truth))

@@ -93,6 +93,14 @@ def test_an_unknown_option_lists_the_tuners_own(cls, tune):
 
 
 @pytest.mark.filterwarnings("ignore:ts.*:vlcal.types.VlcalWarning")
+def test_precision_is_chosen_on_the_command_line(tune):
+    code, out, _ = tune("coop", "--precision", "bf16")
+    assert code == 0 and json.loads(out)["rows"][0]["recipe"]["precision"] == "bf16"
+    code, _, err = tune("coop", "--precision", "fp8")
+    assert code == 3 and "precision must be one of" in err
+
+
+@pytest.mark.filterwarnings("ignore:ts.*:vlcal.types.VlcalWarning")
 def test_memory_is_bounded_from_the_command_line(tune):
     code, _, err = tune("coop", "--set", "max_bytes=1000")
     assert code == 3 and "max_bytes must be at least" in err

@@ -53,6 +53,21 @@ def without_time(rows):
     return [{k: v for k, v in row.items() if k != "seconds"} for row in rows]
 
 
+def test_calibrators_of_known_classes_have_no_row_of_new_ones(done, clip, task, tmp_path):
+    folder = shutil.copytree(done[0], tmp_path / "copied")
+    result = run(task, clip, METHOD, folder=folder, calibrators=["mir", "hb"])
+    measured = {(row["calibrator"], row["split"]) for row in result.rows}
+    assert measured == {
+        ("none", "base"),
+        ("none", "new"),
+        ("mir", "base"),
+        ("mir", "new"),
+        ("hb", "base"),
+    }
+    report = write_up([result], title="t", about="a", calibrator="hb")
+    assert {row["calibrator"] for row in report.rows} == {"none", "mir", "hb"}
+
+
 def test_rows_name_every_tuner_calibrator_and_split(done):
     folder, result = done
     names = [(row["tuner"], row["calibrator"], row["split"]) for row in result.rows]

@@ -14,7 +14,6 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from vlcal import ops
 from vlcal import regularizers as terms
 from vlcal._files import append_line, sha256_of
 from vlcal.calibrators import calibrator as calibrator_named
@@ -25,6 +24,7 @@ from vlcal.data.transforms import evaluation, training
 from vlcal.evaluation import Evaluation, evaluate
 from vlcal.info import versions
 from vlcal.metrics import convention as convention_named
+from vlcal.metrics import image_proximity
 from vlcal.prediction import predict
 from vlcal.protocols import Task
 from vlcal.regularizers import Regularizer
@@ -46,7 +46,6 @@ from vlcal.types import Predictions
 Progress = Callable[[str, int, int], None]
 
 FORMAT = 1
-NEIGHBORS = 5  # of image proximity, as in the DAC code
 RESULTS = "results.jsonl"
 
 
@@ -168,7 +167,7 @@ def run(
 
     Returns:
         The zero-shot model, the tuned model, and the tuned model with each calibrator, on each
-        split.
+        split; but for calibrators that do not handle new classes, on the splits that have some.
     """
     report = progress or (lambda stage, done, total: None)
     known = {name: calibrator_named(name) for name in calibrators}
@@ -331,14 +330,19 @@ def _measure(
     calibrators: Mapping[str, type],
 ) -> Iterator[Measured]:
     fitted = {name: cls().fit(val) for name, cls in calibrators.items()}
+    rule = convention_named(about["convention"])
     assert val.image_features is not None
     for split, test in tests.items():
         assert test.image_features is not None and test.zero_shot is not None
-        near = ops.proximity(test.image_features, val.image_features, min(NEIGHBORS, len(val)))
+        k = min(rule.neighbors, len(val))
+        near = image_proximity(test.image_features, val.image_features, rule, k=k)
         made = [(tuner, "none", test)]
         if tuner != ZeroShot.name:
             made.insert(0, (ZeroShot.name, "none", test.zero_shot))
-        made += [(tuner, name, each.transform(test)) for name, each in fitted.items()]
+        # one that learned a map for each class has nothing to say about new ones, and no row
+        same = test.class_names == val.class_names
+        applied = {n: each for n, each in fitted.items() if same or each.handles_new_classes}
+        made += [(tuner, name, each.transform(test)) for name, each in applied.items()]
         for method, name, predictions in made:
             start = time.perf_counter()
             found = evaluate(

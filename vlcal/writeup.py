@@ -13,6 +13,7 @@ from vlcal import ops
 from vlcal.evaluation import Evaluation
 from vlcal.experiment import Result
 from vlcal.metrics import convention as convention_named
+from vlcal.metrics import image_proximity
 from vlcal.reports import ClassRow, Report, cells, class_rows
 from vlcal.reports.headline import display
 from vlcal.types import Predictions
@@ -106,11 +107,8 @@ def near_images(
             "proximity: image features and those of validation images must agree in D, got "
             f"{images.shape[1]} and {hold_out.shape[1]}"
         )
-    rule = convention_named(convention)
-    k = min(rule.neighbors, len(hold_out))
-    if rule.proximity == "exp of mean":
-        return ops.proximity(images, hold_out, k)
-    return ops.knn(images, hold_out, k).distance.square().neg().exp().mean(-1)
+    k = min(convention_named(convention).neighbors, len(hold_out))
+    return image_proximity(images, hold_out, convention, k=k)
 
 
 def machine() -> str:
@@ -136,7 +134,7 @@ def _classes(result: Result, tuner: str, calibrator: str | None) -> list[ClassRo
     base = result.find(tuner, "none", "base").predictions
     for split in result.task.tests:
         before = result.find(tuner, "none", split)
-        after = None if calibrator is None else result.find(tuner, calibrator, split).evaluation
+        after = _after(result, tuner, calibrator, split)
         names = before.predictions.class_names
         assert names is not None
         distance, nearest = _neighbors(before.predictions, base, split == "base")
@@ -149,6 +147,13 @@ def _classes(result: Result, tuner: str, calibrator: str | None) -> list[ClassRo
             nearest=nearest,
         )
     return rows
+
+
+def _after(result: Result, tuner: str, calibrator: str | None, split: str) -> Evaluation | None:
+    """The calibrated model on a split; None where the calibrator knows only other classes."""
+    measured = {(m.row["tuner"], m.row["calibrator"], m.row["split"]): m for m in result.measured}
+    found = None if calibrator is None else measured.get((tuner, calibrator, split))
+    return None if found is None else found.evaluation
 
 
 def _agree(before: Evaluation, after: Evaluation) -> bool:

@@ -203,7 +203,7 @@ def refuse_new_classes(
     if why:
         raise NewClasses(
             f"{who}: learned a map for each of the {n_classes} classes of fit, and {why}; "
-            "ts, dac, cac, sals and mir handle new classes"
+            "ts, dac, cac, sals, mir and den handle new classes, hb and ir do with mode='top_label'"
         )
 
 

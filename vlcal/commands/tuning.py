@@ -60,6 +60,7 @@ def tune(
     shots: int = 16,
     seeds: str = "1",
     epochs: int | None = None,
+    precision: str | None = None,
     views: int = 0,
     dor: bool = False,
     regularizer: str = "",
@@ -83,17 +84,19 @@ def tune(
         shots: train images per class.
         seeds: comma-separated.
         epochs: passes over the train images; the setting's own by default.
+        precision: of training: fp32, bf16 or fp16; the setting's own by default.
         views: augmented passes whose features are stored and trained on; 0 encodes every epoch.
         dor: regularize by outlier words from WordNet, short for --regularizer dor.
         regularizer: comma-separated names: dor, knowledge, or package.module:Class.
         calibrators: comma-separated names.
-        convention: of the metrics: standard or dac2024.
+        convention: of the metrics, e.g. standard or dac2024.
         out: folder of results and report.
     """
     clip = load(model, pretrained=pretrained, checkpoint=checkpoint, download=download)
     dataset = open_dataset(data, root)
     options, regularizers = _by_owner(set or {}, [*["dor"] * dor, *words(regularizer)])
-    method = _method(tuner, setting, options, epochs, views, regularizers)
+    own = {"epochs": epochs, "precision": precision}
+    method = _method(tuner, setting, options, own, views, regularizers)
     names = words(calibrators)
     results = [
         run(
@@ -185,7 +188,7 @@ def _method(
     tuner: str,
     setting: str | None,
     options: dict[str, Any],
-    epochs: int | None,
+    own: dict[str, Any],
     views: int,
     regularizers: dict[str, dict[str, Any]],
 ) -> Method:
@@ -197,6 +200,5 @@ def _method(
             raise ValueError(f"{tuner}: unknown setting {setting!r}; known: {known}")
         chosen = cls.settings[setting]
         options, recipe = {**chosen.arguments, **options}, chosen.recipe
-    if epochs is not None:
-        recipe = replace(recipe, epochs=epochs)
+    recipe = replace(recipe, **{name: value for name, value in own.items() if value is not None})
     return Method(tuner, options, recipe, views, regularizers=regularizers)

@@ -78,6 +78,14 @@ def test_rows_name_every_tuner_calibrator_and_split(done):
     assert stored == result.rows
 
 
+def test_the_zero_shot_row_does_not_depend_on_what_is_tuned(done, clip, task, tmp_path):
+    images = replace(METHOD, tuner="vpt", options={"n_ctx_vision": 2})
+    result = run(task, clip, images, folder=tmp_path)
+    for split in ("base", "new"):
+        one, two = (each.find("zero_shot", "none", split).row for each in (done[1], result))
+        assert one["metrics"] == two["metrics"]
+
+
 def test_a_second_run_reads_what_the_first_one_wrote(clip, task, done):
     folder, first = done
     stages = []

@@ -23,8 +23,8 @@ from vlcal.data.items import Dataset, Split, loader
 from vlcal.data.transforms import evaluation, training
 from vlcal.evaluation import Evaluation, evaluate
 from vlcal.info import versions
+from vlcal.metrics import Convention, image_proximity
 from vlcal.metrics import convention as convention_named
-from vlcal.metrics import image_proximity
 from vlcal.prediction import predict
 from vlcal.protocols import Task
 from vlcal.regularizers import Regularizer
@@ -331,23 +331,20 @@ def _measure(
 ) -> Iterator[Measured]:
     fitted = {name: cls().fit(val) for name, cls in calibrators.items()}
     rule = convention_named(about["convention"])
-    assert val.image_features is not None
     for split, test in tests.items():
-        assert test.image_features is not None and test.zero_shot is not None
-        k = min(rule.neighbors, len(val))
-        near = image_proximity(test.image_features, val.image_features, rule, k=k)
+        assert test.zero_shot is not None and val.zero_shot is not None
+        near = {tuner: _proximity(test, val, rule)}
         made = [(tuner, "none", test)]
         if tuner != ZeroShot.name:
             made.insert(0, (ZeroShot.name, "none", test.zero_shot))
+            near[ZeroShot.name] = _proximity(test.zero_shot, val.zero_shot, rule)
         # one that learned a map for each class has nothing to say about new ones, and no row
         same = test.class_names == val.class_names
         applied = {n: each for n, each in fitted.items() if same or each.handles_new_classes}
         made += [(tuner, name, each.transform(test)) for name, each in applied.items()]
         for method, name, predictions in made:
             start = time.perf_counter()
-            found = evaluate(
-                predictions=predictions, proximity=near, convention=about["convention"]
-            )
+            found = evaluate(predictions=predictions, proximity=near[method], convention=rule)
             facts = found.to_dict()
             row = {
                 "key": sha256_of(key, method, name, about["convention"], split),
@@ -359,6 +356,13 @@ def _measure(
                 "seconds": round(time.perf_counter() - start, 4),
             }
             yield Measured(row, found, predictions)
+
+
+def _proximity(test: Predictions, val: Predictions, rule: Convention) -> Tensor:
+    """Proximity [N] of test images to validation images, both as the same model sees them."""
+    assert test.image_features is not None and val.image_features is not None
+    k = min(rule.neighbors, len(val))
+    return image_proximity(test.image_features, val.image_features, rule, k=k)
 
 
 def _append(path: Path, rows: Sequence[dict[str, Any]]) -> None:

@@ -47,6 +47,7 @@ Progress = Callable[[str, int, int], None]
 
 FORMAT = 1
 RESULTS = "results.jsonl"
+OF_TUNING = ("options", "recipe", "views", "augmentation", "regularizers")  # fields of a row
 
 
 @dataclass(frozen=True)
@@ -348,7 +349,8 @@ def _measure(
             facts = found.to_dict()
             row = {
                 "key": sha256_of(key, method, name, about["convention"], split),
-                **about,
+                # the model before tuning has no recipe, so it is one line beside many tuners
+                **{n: v for n, v in about.items() if method == tuner or n not in OF_TUNING},
                 "tuner": method,
                 "calibrator": name,
                 "split": split,

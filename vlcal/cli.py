@@ -81,7 +81,7 @@ def _parser(commands: dict[str, Callable[..., Any]]) -> Any:
         for kind in groups.values():
             for field, (hint, text) in _fields(kind).items():
                 one.add_argument(f"--{kind.prefix}{field}", type=hint, default=None, help=text)
-        skip = {"progress", *groups}
+        skip: set[str | int] = {"progress", *groups}
         one.add_function_arguments(command, skip=skip, as_group=False, as_positional=True)
         subcommands.add_subcommand(name, one, help=about)
     return parser

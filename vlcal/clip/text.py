@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
 from vlcal.clip.blocks import check_deep, refuses_parts, run_blocks
+from vlcal.clip.heap import give_back
 from vlcal.clip.packing import Shared, no_prefix, pack, prefix_layers, run_packed
 
 CHUNK = 256
@@ -283,6 +284,8 @@ class TextTower:
         order = end.argsort(stable=True)
 
         def one(rows: Tensor) -> Tensor:
+            if again:
+                give_back(prompts.device)  # what the pass before, or its backward pass, has freed
             ends = end[rows]
             length = int(ends.max()) + 1 if self.causal else prompts.shape[1]
             return run(prompts[rows.to(prompts.device), :length], ends)

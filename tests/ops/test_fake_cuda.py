@@ -1,0 +1,104 @@
+"""The GPU that is not there sees what would wait, and the searches do so only where they say."""
+
+import pytest
+import torch
+
+from tests.ops.fake_cuda import Waits, fake_cuda
+from vlcal.ops import SearchIndex, _triton, knn, proximity, rank_vocabulary
+from vlcal.ops._triton import search_screen
+from vlcal.ops._triton.search_rows import place
+
+pytest.importorskip("triton")
+
+WAITING = {
+    "item": lambda x: x[0, 0].item(),
+    "bool": lambda x: bool((x > 0).all()),
+    "nonzero": lambda x: x.nonzero(),
+    "mask": lambda x: x[x > 0],
+    "assignment by a mask": lambda x: x.__setitem__(x > 0, torch.ones(3, device=x.device)),
+    "unique": lambda x: x.unique(),
+    "copy to the CPU": lambda x: x.cpu(),
+    "copy from the CPU": lambda x: torch.tensor([1.0, 2.0], device=x.device),
+    "index on the CPU": lambda x: x[torch.tensor([0, 1])],
+    "synchronize": lambda x: torch.cuda.synchronize(),
+}
+
+
+@pytest.mark.parametrize("what", WAITING)
+def test_what_waits_is_refused_while_a_graph_is_captured(what):
+    with fake_cuda(capturing=True) as gpu:
+        x = torch.empty(4, 5, device=gpu.device)
+        with pytest.raises(Waits):
+            WAITING[what](x)
+    assert len(gpu.waits) == 1
+
+
+def test_work_on_the_device_is_counted_and_does_not_wait():
+    with fake_cuda(capturing=True) as gpu:
+        x = torch.zeros(256, 4, device=gpu.device)
+        y = torch.where(x > 1, x, 0.0)[::2].T.double() * 0.5
+        assert gpu.operations == ["zeros", "gt", "scalar_tensor", "where", "_to_copy", "mul"]
+        assert y.shape == (4, 128)
+        # x and y; at most x and what is halved, before and after
+        assert gpu.live == 2 * 4096
+        assert gpu.peak == 3 * 4096
+
+
+def test_launches_are_written_down_and_keep_to_the_device_of_their_tensors():
+    with fake_cuda() as gpu:
+        rows = torch.empty(100, 70, device=gpu.device)
+        center = torch.empty(70, dtype=torch.float64, device=gpu.device)
+        with pytest.raises(AssertionError, match="rows_ptr is on cuda:1, the launch on cuda:0"):
+            place(rows, center, center[0], 128, False)
+        with torch.cuda.device_of(rows):
+            place(rows, center, center[0], 128, False)
+    (launch,) = gpu.launches
+    assert launch.kernel == "place_kernel"
+    assert launch.args["stride_n"] == 70
+    assert launch.options == {"num_warps": 4}
+    assert gpu.current == 0
+
+
+# the searches
+
+
+SEARCHES = {
+    "knn": lambda q, k: knn(q, k, 10),
+    "knn of few queries": lambda q, k: knn(q[:3], k, 10),
+    "knn of few keys": lambda q, k: knn(q, k[:700], 10),
+    "knn in half precision": lambda q, k: knn(q.half(), k.bfloat16(), 10),
+    "knn of the keys": lambda q, k: knn(k[:20_000], k[:20_000], 3, exclude_self=True),
+    "proximity": lambda q, k: proximity(q, k, 10),
+    "mean": lambda q, k: rank_vocabulary(k, q, 10),
+    "max": lambda q, k: rank_vocabulary(q, k, 10, reduce="max"),
+}
+
+
+@pytest.mark.parametrize("name", SEARCHES)
+def test_search_waits_once_a_matrix_and_never_while_captured(name):
+    for capturing, waits in ((False, 2), (True, 0)):
+        with fake_cuda(capturing=capturing) as gpu:
+            queries = torch.empty(300, 512, device=gpu.device)
+            keys = torch.empty(100_000, 512, device=gpu.device)
+            SEARCHES[name](queries, keys)
+        assert len(gpu.waits) == waits, gpu.waits
+        assert gpu.launches
+
+
+@pytest.mark.parametrize("capturing", [False, True])
+def test_index_waits_once_a_search_and_never_while_captured(capturing):
+    with fake_cuda(capturing=capturing) as gpu:
+        index = SearchIndex(torch.empty(100_000, 512, device=gpu.device))
+        assert len(gpu.waits) == (0 if capturing else 1)
+        found = index.knn(torch.empty(100, 512, device=gpu.device), 10)
+        assert found.distance.shape == found.index.shape == (100, 10)
+        assert found.distance.device == gpu.device
+    assert len(gpu.waits) == (0 if capturing else 2)
+
+
+def test_launchers_find_the_blocks_of_the_gpu_again_after_another():
+    for capability, keys in (((8, 0), 128), ((9, 0), 256)):
+        with fake_cuda(capability=capability) as gpu:
+            screens = search_screen.screens(gpu.device)
+            assert screens.width * screens.step == keys
+    assert _triton.interpreted() or torch.cuda.is_available()

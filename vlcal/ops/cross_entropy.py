@@ -162,9 +162,9 @@ def _run(image, text, labels, scale, grad, wanted, backend, precision):
     args = (image, text, labels, scale, grad, wanted, precision)
     with without_autocast(image.device.type):
         out = dispatch(WHO, BACKENDS, args, backend or None)
-    likes = (image, text, scale)
+    likes = zip(out[1:], (image, text, scale), wanted, strict=True)
     # a scale may be on the CPU
-    return out[0], *(part.to(like) for part, like in zip(out[1:], likes, strict=True))
+    return out[0], *(part.to(x) if want else x.new_empty(0) for part, x, want in likes)
 
 
 @custom_op("vlcal::cosine_cross_entropy")

@@ -68,7 +68,8 @@ def kernel_density(
             f"{WHO}: points must be at least one row on the device of the queries, "
             f"got {len(points)} rows on {points.device} and queries on {queries.device}"
         )
-    width = torch.as_tensor(bandwidth, dtype=torch.float64, device=queries.device).detach()
+    # numbers stay on the CPU, where they can be read without waiting
+    width = torch.as_tensor(bandwidth, dtype=torch.float64).detach()
     if width.shape != (2,):
         raise ValueError(f"{WHO}: bandwidth must be [2], got shape {tuple(width.shape)}")
     return _kernel_density(queries.detach(), points.detach(), width, backend or "")
@@ -87,20 +88,28 @@ def _check(queries: Tensor, points: Tensor, bandwidth: Tensor) -> None:
         )
 
 
+def _beside(queries: Tensor, bandwidth: Tensor) -> Tensor:
+    """The bandwidth on the device of the queries; from the CPU without a copy, which would wait."""
+    if bandwidth.is_cuda or not queries.is_cuda:
+        return bandwidth.to(queries.device)
+    parts = [queries.new_full((), value, dtype=torch.float64) for value in bandwidth.tolist()]
+    return torch.stack(parts)
+
+
 def _run_reference(queries: Tensor, points: Tensor, bandwidth: Tensor) -> Tensor:
     _check(queries, points, bandwidth)
-    return reference.kernel_density(queries, points, bandwidth)
+    return reference.kernel_density(queries, points, _beside(queries, bandwidth))
 
 
 def _run_native(queries: Tensor, points: Tensor, bandwidth: Tensor) -> Tensor:
     queries, points = _native.real_rows(queries), _native.real_rows(points)
     _check(queries, points, bandwidth)
-    return _native.kernel_density(queries, points, bandwidth.contiguous())
+    return _native.kernel_density(queries, points, _beside(queries, bandwidth).contiguous())
 
 
 def _run_triton(queries: Tensor, points: Tensor, bandwidth: Tensor) -> Tensor:
     _check(queries, points, bandwidth)
-    return density.kernel_density(queries, points, bandwidth)
+    return density.kernel_density(queries, points, _beside(queries, bandwidth))
 
 
 def _refuse_double(queries: Tensor, points: Tensor) -> str | None:

@@ -390,7 +390,8 @@ def no_rows(
     for value in features:
         if value is not None and not capturing(value):
             check_finite(f"{who}: text_features", value)
-    return compute(*args)
+    # an empty column of a matrix keeps the stride of the matrix
+    return tuple(value.clone(memory_format=torch.contiguous_format) for value in compute(*args))
 
 
 def check(who: str, health: Tensor, *features: tuple[Tensor | None, Tensor | None]) -> None:

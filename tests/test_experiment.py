@@ -40,6 +40,11 @@ def task():
     return base_to_new(dataset, shots=4, seed=1)
 
 
+def whole(task):
+    """A dataset of the base classes alone, with all that `base_to_new` needs."""
+    return replace(task.tuning, train=task.tuning.train * 2)
+
+
 @pytest.fixture(scope="module")
 def done(clip, task, tmp_path_factory):
     """One finished run that the tests only look at."""
@@ -209,6 +214,50 @@ def test_unknown_names_are_refused_before_anything_runs(clip, task, tmp_path):
     with pytest.raises(ValueError, match="unknown name 'guo'"):
         run(task, clip, METHOD, folder=tmp_path, convention="guo")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"dac": {"kk": 3}}, "dac: unknown option 'kk'; known: k, exempt"),
+        ({"dac": {"k": 0}}, "dac: k must be at least 1, got 0"),
+        ({"cac": {}}, "options of cac need it to be one of them, got ts, dac"),
+    ],
+)
+def test_options_of_calibrators_are_refused_before_anything_runs(
+    options, sentence, clip, task, tmp_path
+):
+    with pytest.raises(ValueError, match=sentence):
+        run(task, clip, METHOD, folder=tmp_path, calibrator_options=options)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_calibrator_that_cannot_use_the_classes_refuses_before_anything_is_tuned(
+    clip, task, tmp_path
+):
+    few = base_to_new(whole(task), shots=4, seed=1)  # 3 base classes
+    with pytest.raises(
+        ValueError, match=r"k must be in 1\.\.3.*leaving dac out.*Nothing was tuned"
+    ):
+        run(few, clip, METHOD, folder=tmp_path)
+    assert not list(tmp_path.iterdir())
+    nearer = {"dac": {"k": 2}}
+    names = ["dac", "ts+dac"]
+    made = run(few, clip, METHOD, folder=tmp_path, calibrators=names, calibrator_options=nearer)
+    row = made.find("coop", "ts+dac", "new").row
+    assert row["calibrator_options"] == nearer
+    assert "calibrator_options" not in made.find("coop", "none", "new").row
+
+
+def test_a_calibrator_that_refuses_later_says_that_the_tuned_model_is_kept(clip, task, tmp_path):
+    few = base_to_new(whole(task), shots=1, seed=1)
+    with pytest.raises(ValueError, match="without pb among the calibrators goes on from it"):
+        run(few, clip, METHOD, folder=tmp_path, calibrators=["ts", "pb"])
+    stages = []
+    run(
+        few, clip, METHOD, folder=tmp_path, calibrators=["ts"], progress=lambda *a: stages.append(a)
+    )
+    assert stages == []
 
 
 def test_report_speaks_about_every_predicted_class(done):

@@ -6,7 +6,7 @@ import inspect
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -16,6 +16,7 @@ from torch import Tensor
 
 from vlcal import regularizers as terms
 from vlcal._files import append_line, sha256_of
+from vlcal.calibrators import Chosen, choose, fit_all, refuse_early
 from vlcal.calibrators import calibrator as calibrator_named
 from vlcal.clip import CLIP
 from vlcal.data.cache import cached_features, feature_key, file_list_hash
@@ -41,7 +42,7 @@ from vlcal.tuners import (
     load_tuner,
     save_tuner,
 )
-from vlcal.types import Predictions
+from vlcal.types import ClassSet, Predictions
 
 Progress = Callable[[str, int, int], None]
 
@@ -148,6 +149,7 @@ def run(
     *,
     folder: str | Path,
     calibrators: Sequence[str] = ("ts", "dac"),
+    calibrator_options: Mapping[str, Mapping[str, Any]] | None = None,
     convention: str = "standard",
     progress: Progress | None = None,
 ) -> Result:
@@ -162,16 +164,22 @@ def run(
         clip: the model.
         method: what to tune.
         folder: where everything is written.
-        calibrators: names of `vlcal.calibrators.CALIBRATORS`, each applied to the tuned model.
+        calibrators: names of `vlcal.calibrators.CALIBRATORS`, or chains of them as in "ts+dac",
+            each applied to the tuned model.
+        calibrator_options: arguments of their constructors, by name.
         convention: of the metrics.
         progress: called with stage, steps done and steps in all.
 
     Returns:
         The zero-shot model, the tuned model, and the tuned model with each calibrator, on each
         split; but for calibrators that do not handle new classes, on the splits that have some.
+
+    Raises:
+        ValueError: a name or an option is not known; or a calibrator cannot be fitted. One that
+            reads no labels refuses its base classes before anything is tuned, any other after.
     """
     report = progress or (lambda stage, done, total: None)
-    known = {name: calibrator_named(name) for name in calibrators}
+    chosen = choose(calibrator_named, calibrators, calibrator_options or {})
     convention = convention_named(convention).name
     regularizers = method.make_regularizers(task)
     facts = _facts(method, regularizers)
@@ -179,7 +187,7 @@ def run(
     key = sha256_of(task.content(), clip.fingerprint(), setting)
     name = f"{task.dataset}-{method.label}-{task.shots}shots-seed{task.seed}-{key[:12]}"
     home = Path(folder) / "runs" / name
-    tuner = _tuned(task, clip, method, regularizers, home, report)
+    tuner = _tuned(task, clip, method, regularizers, chosen, home, report)
     val = _predicted(home / "val.safetensors", tuner, task.tuning, task.tuning.val, report)
     tests = {
         split: _predicted(home / f"{split}.safetensors", tuner, part, part.test, report)
@@ -195,9 +203,21 @@ def run(
         "convention": convention,
         "versions": versions(),
     }
-    measured = list(_measure(method.label, key, about, val, tests, known))
+    measured = list(_measure(method.label, key, about, val, tests, chosen))
     _append(Path(folder) / RESULTS, [each.row for each in measured])
     return Result(task, home, measured)
+
+
+def _untuned(clip: CLIP, classes: ClassSet) -> Predictions:
+    """The classes as CLIP sees them before anything is learned; their texts stand for images."""
+    text = ZeroShot(clip, classes).encode_text(classes.names)
+    twin = Predictions(
+        image_features=text,
+        text_features=text,
+        logit_scale=clip.logit_scale,
+        class_names=classes.names,
+    )
+    return replace(twin, zero_shot=twin)
 
 
 def _facts(method: Method, regularizers: Sequence[Regularizer]) -> dict[str, Any]:
@@ -222,6 +242,7 @@ def _tuned(
     clip: CLIP,
     method: Method,
     regularizers: Sequence[Regularizer],
+    calibrators: Sequence[Chosen],
     home: Path,
     report: Progress,
 ) -> Tuner:
@@ -231,6 +252,7 @@ def _tuned(
     for each in regularizers:
         each.check(setup_of(tuner))
         each.progress = partial(report, f"prepare {each.name}")
+    refuse_early(calibrators, _untuned(clip, task.tuning.classes))
     if any(parameter.requires_grad for parameter in tuner.parameters()):
         batches = _batches(task, clip, method, home.parent.parent, report)
         epochs = method.recipe.epochs
@@ -328,9 +350,10 @@ def _measure(
     about: dict[str, Any],
     val: Predictions,
     tests: Mapping[str, Predictions],
-    calibrators: Mapping[str, type],
+    calibrators: Sequence[Chosen],
 ) -> Iterator[Measured]:
-    fitted = {name: cls().fit(val) for name, cls in calibrators.items()}
+    fitted = fit_all(calibrators, val)
+    options = {each.name: each.options for each in calibrators if each.options}
     rule = convention_named(about["convention"])
     for split, test in tests.items():
         assert test.zero_shot is not None and val.zero_shot is not None
@@ -347,12 +370,14 @@ def _measure(
             start = time.perf_counter()
             found = evaluate(predictions=predictions, proximity=near[method], convention=rule)
             facts = found.to_dict()
+            own = {"calibrator_options": options[name]} if name in options else {}
             row = {
-                "key": sha256_of(key, method, name, about["convention"], split),
+                "key": sha256_of(key, method, name, about["convention"], split, *own.values()),
                 # the model before tuning has no recipe, so it is one line beside many tuners
                 **{n: v for n, v in about.items() if method == tuner or n not in OF_TUNING},
                 "tuner": method,
                 "calibrator": name,
+                **own,
                 "split": split,
                 **{field: facts[field] for field in ("n", "metrics", "bins")},
                 "seconds": round(time.perf_counter() - start, 4),

@@ -11,21 +11,30 @@ from vlcal.commands import COMMANDS
 from vlcal.types import Predictions
 
 
-def test_options_reach_the_tuner_and_each_regularizer(capsys, monkeypatch, tmp_path):
+def test_options_reach_the_tuner_each_regularizer_and_each_calibrator(
+    capsys, monkeypatch, tmp_path
+):
     seen = []
 
     def stop(task, clip, method, **options):
-        seen.append(method)
+        seen.append((method, options["calibrator_options"]))
         raise ValueError("seen")
 
     monkeypatch.setattr("vlcal.commands.tuning.run", stop)
-    given = ["n_ctx=4", "dor.top_k=100", "dor.weight=2", "dor.rank=max", "knowledge.weight=3"]
+    given = [
+        "n_ctx=4",
+        "dor.top_k=100",
+        "dor.weight=2",
+        "dor.rank=max",
+        "knowledge.weight=3",
+        "dac.k=3",
+    ]
     sets = [word for each in given for word in ("--set", each)]
     words = ["--dor", "--regularizer", "knowledge", *sets, "--out", tmp_path]
     run(capsys, "tune", "coop", *words)
     run(capsys, "tune", *words, "--tuner", "coop")
-    method, again = seen
-    assert again == method
+    (method, of_calibrators), again = seen
+    assert again == (method, of_calibrators) and of_calibrators == {"dac": {"k": 3}}
     assert method.label == "coop+dor+knowledge" and dict(method.options) == {"n_ctx": 4}
     assert method.regularizers == {
         "dor": {"top_k": 100, "weight": 2, "rank": "max"},
@@ -78,6 +87,7 @@ def test_info_names_every_op_and_backend(capsys):
         (["tune", "coop", "--regularizer", "dro"], 3, "unknown name 'dro'; known: dor, knowledge"),
         (["tune", "coop", "--dor", "--set", "dor.k=1"], 3, "dor: unknown option 'k'; known: vocab"),
         (["tune", "coop", "--set", "dor.top_k=1"], 3, "--set dor.top_k needs --regularizer dor"),
+        (["tune", "coop", "--set", "sals.k=1"], 3, "--set sals.k needs --calibrators sals"),
         (["tune", "coop", "--data", "nope"], 3, "unknown name 'nope'; known: icons"),
         (["predict", "nowhere"], 3, "no such file"),
         (["report", "nowhere.json"], 3, "no such file: nowhere.json"),

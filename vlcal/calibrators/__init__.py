@@ -10,6 +10,7 @@ from vlcal.calibrators.base import (
     NotFitted,
     RowScaling,
 )
+from vlcal.calibrators.choosing import Chosen, choose, fit_all, refuse_early
 from vlcal.calibrators.contrast import ContrastAware
 from vlcal.calibrators.density import DensityRatio
 from vlcal.calibrators.distance import DistanceAware
@@ -59,6 +60,7 @@ __all__ = [
     "CALIBRATORS",
     "Calibrator",
     "Chain",
+    "Chosen",
     "ContrastAware",
     "DensityRatio",
     "DistanceAware",
@@ -74,6 +76,9 @@ __all__ = [
     "TemperatureScaling",
     "TemperatureSums",
     "calibrator",
+    "choose",
+    "fit_all",
     "load_calibrator",
+    "refuse_early",
     "save_calibrator",
 ]

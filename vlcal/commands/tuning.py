@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import replace
 from typing import Any
 
+from vlcal.calibrators import CALIBRATORS
+from vlcal.calibrators import calibrator as calibrator_named
 from vlcal.clip import load
 from vlcal.commands.answers import Answer, seed_numbers, told, words
 from vlcal.data.items import loader
@@ -22,6 +24,8 @@ from vlcal.reports import write_report
 from vlcal.tuners import ZeroShot, by_name, load_tuner
 from vlcal.types import ClassSet
 from vlcal.writeup import write_up
+
+CALIBRATOR_NAMES = tuple(cls.name for cls in CALIBRATORS)
 
 
 def demo(
@@ -80,7 +84,8 @@ def tune(
         checkpoint: local file of weights.
         download: fetch weights that are not on this machine.
         setting: a published setting of the tuner, e.g. dac2024 or upstream.
-        set: options of the tuner, e.g. --set n_ctx=4, or of a regularizer, e.g. --set dor.weight=4.
+        set: options of the tuner, e.g. --set n_ctx=4, or of a regularizer or calibrator, e.g. --set
+            dor.weight=4 or --set dac.k=3.
         shots: train images per class.
         seeds: comma-separated.
         epochs: passes over the train images; the setting's own by default.
@@ -88,16 +93,17 @@ def tune(
         views: augmented passes whose features are stored and trained on; 0 encodes every epoch.
         dor: regularize by outlier words from WordNet, short for --regularizer dor.
         regularizer: comma-separated names: dor, knowledge, or package.module:Class.
-        calibrators: comma-separated names.
+        calibrators: comma-separated names, or chains such as ts+dac.
         convention: of the metrics, e.g. standard or dac2024.
         out: folder of results and report.
     """
     clip = load(model, pretrained=pretrained, checkpoint=checkpoint, download=download)
     dataset = open_dataset(data, root)
-    options, regularizers = _by_owner(set or {}, [*["dor"] * dor, *words(regularizer)])
+    names = words(calibrators)
+    extra = [*["dor"] * dor, *words(regularizer)]
+    options, regularizers, calibrator_options = _by_owner(set or {}, extra, names)
     own = {"epochs": epochs, "precision": precision}
     method = _method(tuner, setting, options, own, views, regularizers)
-    names = words(calibrators)
     results = [
         run(
             base_to_new(dataset, shots, seed),
@@ -105,6 +111,7 @@ def tune(
             method,
             folder=out,
             calibrators=names,
+            calibrator_options=calibrator_options,
             convention=convention,
             progress=progress,
         )
@@ -170,18 +177,27 @@ def predict(
 
 
 def _by_owner(
-    given: dict[str, Any], regularizers: list[str]
-) -> tuple[dict[str, Any], dict[str, dict[str, Any]]]:
-    """Options of the tuner, and of each regularizer: those that are written NAME.OPTION."""
+    given: dict[str, Any], regularizers: list[str], calibrators: list[str]
+) -> tuple[dict[str, Any], dict[str, dict[str, Any]], dict[str, dict[str, Any]]]:
+    """Options of the tuner, and by name those of regularizers and of calibrators: NAME.OPTION."""
     owners = {regularizer_named(name).name: name for name in regularizers}
+    classes = [calibrator_named(part) for name in calibrators for part in name.split("+")]
+    calibrating = {getattr(cls, "name", "") for cls in classes}
     own: dict[str, Any] = {}
     others: dict[str, dict[str, Any]] = {name: {} for name in owners.values()}
+    after: dict[str, dict[str, Any]] = {}
     for key, value in given.items():
         owner, colon, option = key.replace(".", ":").partition(":")
-        if colon and owner not in owners:
-            raise ValueError(f"tune: --set {owner}.{option} needs --regularizer {owner}")
-        (others[owners[owner]] if colon else own)[option or key] = value
-    return own, others
+        if not colon:
+            own[key] = value
+        elif owner in owners:
+            others[owners[owner]][option] = value
+        elif owner in calibrating:
+            after.setdefault(owner, {})[option] = value
+        else:
+            flag = "calibrators" if owner in CALIBRATOR_NAMES else "regularizer"
+            raise ValueError(f"tune: --set {owner}.{option} needs --{flag} {owner}")
+    return own, others, after
 
 
 def _method(

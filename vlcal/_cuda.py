@@ -135,7 +135,8 @@ def group_max(q16: Tensor, k16: Tensor, bias: Tensor, *, wgmma: bool | None = No
         bias: [V] float32.
         wgmma: which of the two kernels; by default the one made for the device.
     """
-    out = torch.empty(len(q16), -(-len(k16) // 64), device=q16.device)
+    groups = -(-len(k16) // 64)
+    out = torch.empty(len(q16), groups, dtype=torch.float32, device=q16.device)
     run = _search_kernel("group_max", q16, wgmma)
     with launch_on(q16) as launch:
         run(*_pairs(q16, k16, bias), out.data_ptr(), *launch)
@@ -165,7 +166,7 @@ def screen(
     """
     count = torch.zeros(len(q16), dtype=torch.int32, device=q16.device)
     ids = torch.empty(len(q16), capacity, dtype=torch.int32, device=q16.device)
-    score = torch.empty(len(q16), capacity, device=q16.device)
+    score = torch.empty(len(q16), capacity, dtype=torch.float32, device=q16.device)
     run = _search_kernel("screen", q16, wgmma)
     with launch_on(q16) as launch:
         outputs = (count.data_ptr(), ids.data_ptr(), score.data_ptr())

@@ -4,8 +4,12 @@ import re
 import shutil
 import subprocess
 import sys
+from collections import Counter
+from contextlib import nullcontext
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -19,6 +23,8 @@ HERE = Path(__file__).parent / "cuda"
 # a block of compute capability 9.0 may have so much shared memory; the smaller one makes the
 # kernel stream the queries too
 WHOLE, LESS = 232448, 170000
+# two screens in each file, for resident and for streamed queries
+KERNELS = {"sm80": 2, "sm90": 4}
 
 
 @pytest.fixture(scope="module")
@@ -58,23 +64,61 @@ def test_emulated_kernels_equal_a_plain_loop(
     assert done.stdout.startswith("same; ") and done.stdout.rstrip().endswith(says)
 
 
-@pytest.mark.parametrize(("arch", "kernels"), [("80", 2), ("90a", 4)])
-def test_kernels_keep_everything_in_registers(tmp_path, arch, kernels):
+@pytest.fixture(scope="module", params=[("sm80", "80"), ("sm80", "90a"), ("sm90", "90a")], ids=str)
+def compiled(request, tmp_path_factory):
+    """The machine code of both screens of a file for a capability, and what ptxas says of it."""
     if not (nvcc := shutil.which("nvcc")):
         pytest.skip("no nvcc was found")
-    source = ROOT / "csrc" / "cuda" / f"search_sm{arch.rstrip('a')}.cu"
+    file, arch = request.param
+    cubin = tmp_path_factory.mktemp("compiled") / f"{file}-{arch}.cubin"
     target = f"-gencode=arch=compute_{arch},code=sm_{arch}"
     flags = ["-std=c++17", "-O3", "-fmad=false", f"-I{ROOT / 'csrc'}", "-Xptxas=-v", target]
-    done = subprocess.run(
-        [nvcc, *flags, "-cubin", str(source), "-o", str(tmp_path / "kernels.cubin")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
+    source = ROOT / "csrc" / "cuda" / f"search_{file}.cu"
+    command = [nvcc, *flags, "-cubin", str(source), "-o", str(cubin)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    return file, cubin, done.stderr
+
+
+def test_kernels_keep_everything_in_registers(compiled):
+    file, _, says = compiled
     spotless = "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads"
-    assert done.stderr.count(spotless) == done.stderr.count("bytes stack frame") == kernels
-    # such as that products wait for each other, or that registers cannot be handed over
-    assert "warning" not in done.stderr.lower()
+    assert says.count(spotless) == says.count("bytes stack frame") == KERNELS[file]
+    # such as C7515, products that wait for each other, or C7508, registers not handed over: these
+    # are not called warnings
+    assert "warning" not in says.lower() and "(C7" not in says
+
+
+def test_kernels_are_made_of_the_intended_instructions(compiled):
+    file, cubin, _ = compiled
+    kernels = instructions(cubin)
+    assert len(kernels) == KERNELS[file]
+    for code in kernels:
+        count = Counter(line.split()[0] for line in code)
+        assert not any(name.startswith(("LDL", "STL")) for name in count)
+        if file == "sm90":
+            products = [line for line in code if line.startswith("HGMMA")]
+            assert len(products) == count["HGMMA.64x256x16.F32"] == 4
+            # the sums stay where they are, and only the two waits of the source wait for them
+            assert len({line.split()[1] for line in products}) == 1
+            assert count["WARPGROUP.DEPBAR.LE"] == 2 and count["WARPGROUP.ARRIVE"] == 1
+            assert count["UTMALDG.2D"] and count["SYNCS.PHASECHK.TRANS64.TRYWAIT"]
+            assert count["USETMAXREG.DEALLOC.CTAPOOL"] == count["USETMAXREG.TRY_ALLOC.CTAPOOL"] == 1
+        else:
+            assert count["HMMA.16816.F32"] == 64 and count["LDSM.16.M88.4"] == 24
+            assert count["LDGSTS.E.BYPASS.128"] == 24
+
+
+def instructions(cubin):
+    """The instructions of each kernel, without predicates."""
+    places = [Path(shutil.which("cuobjdump") or "")]
+    if (triton := find_spec("triton")) and triton.origin:
+        places.append(Path(triton.origin).parent / "backends" / "nvidia" / "bin" / "cuobjdump")
+    for tool in filter(Path.is_file, places):
+        done = subprocess.run([tool, "-sass", cubin], capture_output=True, text=True, check=False)
+        if done.returncode == 0:
+            line = re.compile(r"^\s+/\*[0-9a-f]+\*/\s+(?:@!?U?P\w+ )?([^;]+);", re.MULTILINE)
+            return [line.findall(kernel) for kernel in done.stdout.split("Function : ")[1:]]
+    pytest.skip("no cuobjdump that reads this machine code was found")
 
 
 @pytest.mark.parametrize(
@@ -103,6 +147,48 @@ def test_a_launch_that_cannot_be_is_a_sentence(name, generation):
         ValueError, match="takes at most 2147482624 rows, got 1 queries and 2147483648"
     ):
         run(0, 1, 0, 2**31, 64, 64, 0, *outputs, 0, 0)
+
+
+@pytest.fixture
+def calls(monkeypatch):
+    """What reaches the kernels, which are not there: their name and arguments."""
+    made = []
+    names = [f"{name}_{chip}" for name in ("group_max", "screen") for chip in ("sm80", "sm90")]
+    kernels = {name: lambda *args, name=name: made.append((name, *args)) for name in names}
+    monkeypatch.setattr(_native, "library", lambda: SimpleNamespace(**kernels))
+    monkeypatch.setattr(_cuda, "launch_on", lambda tensor: nullcontext((3, 77)))
+    return made
+
+
+@pytest.mark.parametrize(("wgmma", "chip"), [(False, "sm80"), (True, "sm90")])
+@pytest.mark.parametrize("keys", [1, 50])
+def test_launchers_pass_addresses_sizes_and_strides(calls, wgmma, chip, keys):
+    q16, k16 = torch.zeros(7, 128).half(), torch.zeros(3 * keys, 128).half()[::3]
+    bias, floor = torch.zeros(keys), torch.zeros(7)
+    best = _cuda.group_max(q16, k16, bias, wgmma=wgmma)
+    count, ids, score = _cuda.screen(q16, k16, bias, floor, 9, wgmma=wgmma)
+    stride = 3 * 128 if keys > 1 else 128
+    pairs = (q16.data_ptr(), 7, k16.data_ptr(), keys, stride, 128, bias.data_ptr())
+    lists = (count.data_ptr(), ids.data_ptr(), score.data_ptr())
+    assert calls == [
+        (f"group_max_{chip}", *pairs, best.data_ptr(), 3, 77),
+        (f"screen_{chip}", *pairs, floor.data_ptr(), 9, *lists, 3, 77),
+    ]
+
+
+def test_outputs_are_what_kernels_write_whatever_the_default(calls):
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        q16, bias = torch.zeros(7, 64).half(), torch.zeros(7).float()
+        best = _cuda.group_max(q16, q16, bias, wgmma=False)
+        count, ids, score = _cuda.screen(q16, q16, bias, bias, 9, wgmma=False)
+    finally:
+        torch.set_default_dtype(before)
+    assert (best.dtype, score.dtype) == (torch.float32, torch.float32)
+    assert (count.dtype, ids.dtype) == (torch.int32, torch.int32)
+    assert (best.shape, score.shape, ids.shape) == ((7, 1), (7, 9), (7, 9))
+    assert not count.any()
 
 
 # everything below needs a GPU

@@ -8,6 +8,8 @@ import pytest
 from tests.cli.running import run
 from vlcal.cli import _parser, main
 from vlcal.commands import COMMANDS
+from vlcal.data.images import as_rgb
+from vlcal.data.registry import open_dataset
 from vlcal.types import Predictions
 
 
@@ -40,6 +42,33 @@ def test_options_reach_the_tuner_each_regularizer_and_each_calibrator(
         "dor": {"top_k": 100, "weight": 2, "rank": "max"},
         "knowledge": {"weight": 3},
     }
+
+
+@pytest.mark.parametrize(
+    ("words", "template"),
+    [
+        (["--data", "{}/"], "an icon of a {}."),  # the words the bundled model knows
+        (["--data", "{}/", "--template", "a sign: {}"], "a sign: {}"),
+        (["--data", "icons", "--template", "a sign: {}"], "a sign: {}"),
+    ],
+)
+def test_data_of_your_own_are_read_in_the_words_of_the_model(
+    words, template, capsys, monkeypatch, tmp_path
+):
+    icons = open_dataset("icons")
+    for item in [i for i in icons.train if i.label < 2]:
+        folder = tmp_path / item.class_name
+        folder.mkdir(exist_ok=True)
+        as_rgb(icons.read(item)).save(folder / f"{item.path.partition('#')[2]}.png")
+    seen = []
+
+    def stop(task, clip, method, **options):
+        seen.append(task.tuning.classes.template)
+        raise ValueError("seen")
+
+    monkeypatch.setattr("vlcal.commands.tuning.run", stop)
+    run(capsys, "tune", "coop", *[word.replace("{}/", f"{tmp_path}/") for word in words])
+    assert seen == [template]
 
 
 def test_report_draws_stored_reports_again(arrays, capsys):

@@ -1,6 +1,7 @@
 """Folders are labels: ImageNet, its shifts and anybody's images."""
 
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 
@@ -131,3 +132,18 @@ def test_unknown_names_and_missing_roots():
     with pytest.raises(ValueError, match="eurosat needs the data folder that contains 'eurosat'"):
         open_dataset("eurosat")
     assert open_dataset("icons").name == "icons"
+
+
+def test_a_folder_without_a_slash_is_told_from_an_unknown_name(tmp_path, picture, monkeypatch):
+    picture("a/1.png")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(ValueError, match=r"given with a slash, as in \./images, got 'images'"):
+        open_dataset("images")
+
+
+def test_a_template_replaces_the_one_of_the_dataset():
+    given = open_dataset("icons", template="a drawing of a {}.")
+    assert given.classes.fill("cat") == "a drawing of a cat."
+    assert replace(given, classes=open_dataset("icons").classes) == open_dataset("icons")
+    with pytest.raises(ValueError, match=r"template must contain exactly one \{\}"):
+        open_dataset("icons", template="a drawing")

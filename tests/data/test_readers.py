@@ -137,6 +137,14 @@ def test_registry_opens_a_split_file_with_its_template(tmp_path, picture):
     ]
 
 
+def test_any_split_file_is_a_dataset(split_file, images, tmp_path):
+    path = split_file(GOOD)
+    data = open_dataset(str(path), images)
+    assert data == read_split_json(path, images)
+    (beside := images / "mine.json").write_bytes(path.read_bytes())
+    assert open_dataset(str(beside)).train == data.train
+
+
 @pytest.fixture
 def aircraft(tmp_path, picture):
     folder = tmp_path / "fgvc"

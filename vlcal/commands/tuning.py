@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from dataclasses import replace
 from typing import Any
 
 from vlcal.calibrators import CALIBRATORS
 from vlcal.calibrators import calibrator as calibrator_named
-from vlcal.clip import load
+from vlcal.clip import CLIP, load
 from vlcal.commands.answers import Answer, seed_numbers, told, words
-from vlcal.data.items import loader
-from vlcal.data.registry import open_dataset
+from vlcal.data.items import Dataset, loader
+from vlcal.data.registry import is_published, open_dataset
 from vlcal.data.transforms import evaluation as evaluation_transform
 from vlcal.demo import METHOD
 from vlcal.demo import demo as run_demo
@@ -18,9 +19,10 @@ from vlcal.evaluation import evaluate as evaluate_arrays
 from vlcal.experiment import Method, Progress, run
 from vlcal.inputs import read_names
 from vlcal.prediction import predict as predict_images
-from vlcal.protocols import base_to_new
+from vlcal.protocols import Task, base_to_new
 from vlcal.regularizers import regularizer as regularizer_named
 from vlcal.reports import write_report
+from vlcal.reports.headline import display
 from vlcal.tuners import ZeroShot, by_name, load_tuner
 from vlcal.types import ClassSet
 from vlcal.writeup import write_up
@@ -55,6 +57,7 @@ def tune(
     *,
     data: str = "icons",
     root: str | None = None,
+    template: str | None = None,
     model: str = "icons",
     pretrained: str | None = None,
     checkpoint: str | None = None,
@@ -77,8 +80,11 @@ def tune(
     Args:
         tuner: zero_shot, coop, cocoop, proda, vpt, kgcoop, ivlp, maple, prograd, promptsrc, or
             package.module:Class.
-        data: name of a dataset, or the path of a folder with one folder of images per class.
-        root: the folder that holds the datasets.
+        data: name of a dataset, or the path of a folder with one folder of images per class, or of
+            a split file in CoOp's form (.json).
+        root: the folder that holds the datasets, or the images of a split file.
+        template: the prompt, e.g. "a photo of a {}."; by default the published one of the dataset,
+            and for data of your own that of the model.
         model: icons (bundled), or the name of an open_clip architecture.
         pretrained: open_clip tag of published weights.
         checkpoint: local file of weights.
@@ -98,7 +104,7 @@ def tune(
         out: folder of results and report.
     """
     clip = load(model, pretrained=pretrained, checkpoint=checkpoint, download=download)
-    dataset = open_dataset(data, root)
+    dataset = _opened(data, root, template, clip)
     names = words(calibrators)
     extra = [*["dor"] * dor, *words(regularizer)]
     options, regularizers, calibrator_options = _by_owner(set or {}, extra, names)
@@ -117,8 +123,11 @@ def tune(
         )
         for seed in seed_numbers(seeds)
     ]
-    about = f"{clip.name}, {method.label} on {dataset.name}, {shots} shots of each base class."
-    title = f"{method.label} on {dataset.name}"
+    about = (
+        f"Model {clip.name}, prompt {dataset.classes.template!r}, "
+        f"{_shots(results[0].task)} of each base class of {dataset.name}."
+    )
+    title = f"{display(method.label)} on {dataset.name}"
     report = write_up(results, title=title, about=about, calibrator=names[-1] if names else None)
     return told(report, write_report(out, report))
 
@@ -129,6 +138,7 @@ def predict(
     *,
     data: str = "icons",
     root: str | None = None,
+    template: str | None = None,
     list: str = "test",
     classes: str | None = None,
     model: str = "icons",
@@ -140,8 +150,11 @@ def predict(
 
     Args:
         run: folder of a tuned model (holds config.json and model.safetensors).
-        data: name of a dataset, or the path of a folder with one folder of images per class.
-        root: the folder that holds the datasets.
+        data: name of a dataset, or the path of a folder with one folder of images per class, or of
+            a split file in CoOp's form (.json).
+        root: the folder that holds the datasets, or the images of a split file.
+        template: the prompt, e.g. "a photo of a {}."; by default the published one of the dataset,
+            and for data of your own that of the model.
         list: train, val or test.
         classes: text file with one name per line, in label order; the dataset's own by default.
             Images of other classes are left out.
@@ -151,11 +164,12 @@ def predict(
         out: where the predictions go: logits, labels, features, and the zero-shot twin.
     """
     clip = load(model, pretrained=pretrained, checkpoint=checkpoint)
-    tuner, dataset = load_tuner(run, clip), open_dataset(data, root)
+    tuner, dataset = load_tuner(run, clip), _opened(data, root, template, clip)
     if list not in ("train", "val", "test"):
         raise ValueError(f"predict: list must be train, val or test, got {list!r}")
-    template = dataset.classes.template
-    names = dataset.classes if classes is None else ClassSet(read_names(classes), template)
+    names = dataset.classes
+    if classes is not None:
+        names = ClassSet(read_names(classes), names.template)
     label = {name: position for position, name in enumerate(names.names)}
     items = [
         item._replace(label=label[item.class_name])
@@ -174,6 +188,19 @@ def predict(
     predictions.save(out)
     found = evaluate_arrays(predictions=predictions)
     return Answer({"out": out, **found.to_dict()}, f"{found}\n{out}")
+
+
+def _opened(data: str, root: str | None, template: str | None, clip: CLIP) -> Dataset:
+    """The dataset; data without a published prompt are read in the words the model knows."""
+    own = None if is_published(data) else clip.template
+    return open_dataset(data, root, template=template or own)
+
+
+def _shots(task: Task) -> str:
+    """How many train images the base classes have, as in "16 shots"."""
+    counts = Counter(item.label for item in task.tuning.train)
+    few = min(counts.values())
+    return f"{task.shots} shots" if few == task.shots else f"{few} to {task.shots} shots"
 
 
 def _by_owner(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from vlcal.data.folders import image_folder, read_imagenet, read_imagenet_shift
@@ -125,19 +125,40 @@ def row(name: str) -> Row:
     return known[name]
 
 
-def open_dataset(name: str, root: str | Path | None = None) -> Dataset:
-    """A dataset of the table, or any folder of images.
+def open_dataset(
+    name: str, root: str | Path | None = None, *, template: str | None = None
+) -> Dataset:
+    """A dataset of the table, any folder of images, or any split file.
 
     Args:
-        name: a name of `DATASETS`, or the path of an image folder (it must contain a slash).
-        root: the data folder that holds the datasets' folders; not needed for "icons" and paths.
+        name: a name of `DATASETS`; or the path of an image folder (it must contain a slash); or the
+            path of a split file in CoOp's form (it must end in .json).
+        root: the data folder that holds the datasets' folders; of a split file the folder that its
+            paths are relative to, by default the folder it is in. Not needed for the others.
+        template: the prompt; by default the published one, and "a photo of a {}." for your own.
 
     Raises:
-        ValueError: unknown name, or no `root` where one is needed.
+        ValueError: unknown name, no `root` where one is needed, or a template without {}.
         FileNotFoundError: a file of the dataset is not there; the message names it.
     """
+    found = _open(name, root)
+    if template is None:
+        return found
+    return replace(found, classes=replace(found.classes, template=template))
+
+
+def is_published(name: str) -> bool:
+    """Whether a dataset is in the table, and so has a published prompt."""
+    return any(each.name == name for each in DATASETS)
+
+
+def _open(name: str, root: str | Path | None) -> Dataset:
+    if name.endswith(".json"):
+        return read_split_json(name, Path(name).parent if root is None else root)
     if "/" in name:
         return image_folder(name)
+    if not is_published(name) and Path(name).is_dir():
+        raise ValueError(f"dataset: a folder is given with a slash, as in ./{name}, got {name!r}")
     entry = row(name)
     if entry.split == "bundled":
         return icons()

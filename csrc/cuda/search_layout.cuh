@@ -110,7 +110,13 @@ constexpr int kQueries = 128;
 constexpr int kKeys = 256;
 constexpr int kColumnSteps = kKeys / 8;
 constexpr int kConsumerWarps = 8;
-constexpr int kThreads = 3 * kWarpgroup;
+constexpr int kWarpgroups = 3;
+constexpr int kThreads = kWarpgroups * kWarpgroup;
+// registers of a thread: the launch gives all the same, in eights; the producer's leave room for the accumulators
+constexpr int kEvenRegisters = 65536 / kThreads / 8 * 8;
+constexpr int kProducerRegisters = 40;
+constexpr int kConsumerRegisters = 232;
+static_assert(kProducerRegisters + 2 * kConsumerRegisters <= kWarpgroups * kEvenRegisters, "a consumer would wait");
 constexpr int kQueryTile = kQueries * kRowBytes;
 constexpr int kKeyTile = kKeys * kRowBytes;
 constexpr int kFewestStages = 3;

@@ -124,10 +124,10 @@ __device__ __forceinline__ void run(const ptx::TensorMap& queries, const ptx::Te
   start_barriers(shared);
   const int group = threadIdx.x / kWarpgroup;
   if (group == 0) {
-    ptx::fewer_registers();
+    ptx::fewer_registers<kProducerRegisters>();
     if (threadIdx.x == 0) produce(shared, queries, keys, range);
   } else {
-    ptx::more_registers();
+    ptx::more_registers<kConsumerRegisters>();
     consume(shared, problem, range, epilogue, group - 1);
   }
 }

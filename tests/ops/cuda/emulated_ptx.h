@@ -1,5 +1,8 @@
-// Stands in for csrc/cuda/search_ptx.cuh: the same functions, written from the rules of the PTX ISA.
+// Stands in for csrc/cuda/search_ptx.cuh: the same functions, written from the rules of the PTX ISA. Quoted are the
+// sections and instructions of its version 9.0 where a rule stands; where it has but a figure, or nothing, public code
+// that is wrong without the rule.
 #pragma once
+#include "../../../csrc/cuda/search_layout.cuh"
 #include "emulator.h"
 
 namespace vlcal::screen::ptx {
@@ -15,6 +18,8 @@ struct TensorMap {
 
 inline uint32_t shared_start() { return machine.base; }
 
+// "cp.async": of cp-size bytes src-size are read and the others are zero; copies of one thread complete in groups, and
+// are seen by that thread after its wait, by others after a barrier.
 inline void copy_piece(uint32_t to, const void* from, int bytes) {
   require(to % 16 == 0, "cp.async to an unaligned address");
   auto& fiber = machine.fibers[emulator::thread()];
@@ -50,8 +55,8 @@ void wait_copies() {
   }
 }
 
-// ldmatrix.x4: lane i gives the address of row i % 8 of matrix i / 8; of matrix j, lane i gets in register j the values
-// 2 (i % 4) and the next of row i / 4.
+// "ldmatrix", .x4 without .trans: lane i gives the address of row i % 8 of matrix i / 8; of matrix j, lane i gets in
+// register j the values 2 (i % 4) and the next of row i / 4.
 inline void load_matrices(uint32_t (&to)[4], uint32_t from) {
   require(from % 16 == 0, "ldmatrix from an unaligned address");
   auto& values = machine.lane_values[emulator::thread() / 32];
@@ -72,9 +77,10 @@ inline void load_matrices(uint32_t (&to)[4], uint32_t from) {
   emulator::meet(emulator::warp(), 32, [] {});
 }
 
-// mma.m16n8k16: of A (16 x 16) lane i holds rows i / 4 (registers 0 and 2) and i / 4 + 8 (1 and 3), columns 2 (i % 4)
-// and the next (registers 0 and 1), and those + 8 (2 and 3); of B (16 x 8) column i / 4, rows 2 (i % 4) and the next
-// (register 0), and those + 8 (1); of the sums as of A's first 8 columns, row by row.
+// "Matrix Fragments for mma.m16n8k16 with floating point type": of A (16 x 16) lane i holds rows i / 4 (registers 0 and
+// 2) and i / 4 + 8 (1 and 3), columns 2 (i % 4) and the next (registers 0 and 1), and those + 8 (2 and 3); of B (16 x
+// 8) column i / 4, rows 2 (i % 4) and the next (register 0), and those + 8 (1); of the sums as of A's first 8 columns,
+// row by row.
 struct Fragments {
   const uint32_t* left;
   uint32_t right[2];
@@ -111,6 +117,9 @@ inline void multiply_add(float* sums, const uint32_t (&left)[4], uint32_t right0
   });
 }
 
+// "Phase Completion of the mbarrier object": no pending arrival and no pending byte; the next phase expects as many
+// arrivals again. "mbarrier.try_wait" with .parity: true once the phase of that parity has completed, so that the
+// parity 1 is complete from the start.
 inline emulator::Barrier& barrier_at(uint32_t address) {
   require(machine.barriers.count(address), "a barrier that was not initialized");
   return machine.barriers[address];
@@ -139,7 +148,9 @@ inline void wait_barrier(uint32_t barrier, uint32_t parity) {
 }
 
 // The copy engine writes byte b of row r of a box at 128 r + b and, in 128-byte swizzle, exchanges address bits 4..6 by
-// exclusive or with bits 7..9.
+// exclusive or with bits 7..9 ("Swizzling Modes" has tables; CUTLASS calls the same Swizzle<3, 4, 3>). "Out of Boundary
+// Access": zero. A box brings all its bytes to the barrier, those outside of the matrix too: the main loops of CUTLASS
+// for this capability expect one number of bytes for whole and for partial tiles.
 inline uint32_t swizzled(uint32_t address) {
   uint32_t row = 0, piece = 0;
   for (int bit = 0; bit < 3; ++bit) {
@@ -172,9 +183,26 @@ inline void copy_tile(uint32_t to, const TensorMap& map, int column, int row, ui
   }
 }
 
-inline void fewer_registers() {}
-inline void more_registers() {}
-inline void fence_products() {}
+// "setmaxnreg": a warpgroup gives registers to the pool of its block, or waits until the pool has what it wants; 24 to
+// 256 a thread, in eights. The block starts with as many for each.
+template <int kCount>
+void fewer_registers() {
+  static_assert(kCount % 8 == 0 && kCount >= 24 && kCount <= sm90::kEvenRegisters, "not a count of registers");
+  emulator::meet(emulator::warpgroup(), 128, [] { machine.registers += 128 * (sm90::kEvenRegisters - kCount); });
+}
+template <int kCount>
+void more_registers() {
+  static_assert(kCount % 8 == 0 && kCount >= sm90::kEvenRegisters && kCount <= 256, "not a count of registers");
+  constexpr int kMore = 128 * (kCount - sm90::kEvenRegisters);
+  while (machine.registers < kMore) emulator::yield();
+  emulator::meet(emulator::warpgroup(), 128, [] { machine.registers -= kMore; });
+  require(machine.registers >= 0, "more registers than the block has");
+}
+
+// "wgmma.fence": by all warps before the first product, and between any other access to the sums and the next product.
+inline void fence_products() {
+  emulator::meet(emulator::warpgroup(), 128, [] { machine.fenced[emulator::thread() / 128] = 1; });
+}
 
 inline float half_at(uint32_t address) {
   _Float16 value;
@@ -182,10 +210,15 @@ inline float half_at(uint32_t address) {
   return static_cast<float>(value);
 }
 
-// Element (row, k) of a K-major operand: 128 bytes from row to row, the stride from 8 rows to 8 rows, then the swizzle.
+// Element (row, k) of a K-major operand, "Canonical Layouts" and "Matrix Descriptor Format": 128 bytes from row to row,
+// the stride from 8 rows to 8 rows, then the swizzle of the address; base offset 0 says that the pattern of 8 rows
+// starts at a multiple of 1024. A product of 16 values of depth starts 32 bytes further in the row than the one before:
+// the figures show what lies where, DeepGEMM and CUTLASS (DescriptorIterator) step through a row this way.
 inline float element(uint64_t descriptor, int row, int k) {
   require(descriptor >> 62 == 1 && (descriptor >> 49 & 7) == 0, "not a descriptor of 128-byte swizzle at offset 0");
   const uint32_t start = (descriptor & 0x3fff) << 4, stride = (descriptor >> 32 & 0x3fff) << 4;
+  require((start & 0x380) == 0, "a pattern that does not start at a multiple of 1024 has another base offset");
+  require(start % 128 + 32 <= 128, "a product that leaves its row of shared memory");
   return half_at(swizzled(start + row / 8 * stride + row % 8 * 128 + 2 * k));
 }
 inline void execute(const emulator::Product& product) {
@@ -194,7 +227,8 @@ inline void execute(const emulator::Product& product) {
     for (int row = 0; row < 64; ++row) a[row][k] = element(product.left, row, k);
     for (int row = 0; row < 256; ++row) b[row][k] = element(product.right, row, k);
   }
-  // lane i of warp w holds rows 16 w + i / 4 and 8 more, of each 8 columns those 2 (i % 4) and the next
+  // "Matrix Fragments for wgmma.mma_async.m64nNk16": lane i of warp w holds rows 16 w + i / 4 and 8 more, of each 8
+  // columns those 2 (i % 4) and the next
   for (int thread = 0; thread < 128; ++thread) {
     for (int j = 0; j < 128; ++j) {
       const int row = thread / 32 * 16 + thread % 32 / 4 + 8 * (j % 4 / 2);
@@ -207,6 +241,7 @@ inline void execute(const emulator::Product& product) {
 }
 inline void multiply_add(float (&sums)[128], uint64_t left, uint64_t right, bool add) {
   const int group = emulator::thread() / 128;
+  require(machine.fenced[group], "products that were not fenced from other accesses to their sums");
   auto& mine = machine.deposit[group];
   if (machine.warpgroups[group].arrived > 0) {
     require(mine.left == left && mine.right == right && mine.add == add, "a warpgroup that does not agree");
@@ -244,6 +279,7 @@ void wait_products() {
 template <int kPending>
 void wait_products(float (&)[128]) {
   wait_products<kPending>();
+  emulator::meet(emulator::warpgroup(), 128, [] { machine.fenced[emulator::thread() / 128] = 0; });
 }
 
 }  // namespace vlcal::screen::ptx

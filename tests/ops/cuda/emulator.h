@@ -81,12 +81,13 @@ struct Machine {
   std::vector<Meeting> warps, warpgroups;
   std::vector<std::vector<Product>> started;                // of each warpgroup, not yet committed
   std::vector<std::vector<std::vector<Product>>> committed;  // its groups
+  std::vector<char> fenced;                                  // whether its products may touch the sums
   Product deposit[8];                                       // one a warpgroup, being filled
   uintptr_t lane_values[64][32];
   Meeting block;
   ucontext_t start;
   jmp_buf scheduler;
-  int current = 0, threads = 0;
+  int current = 0, threads = 0, registers = 0;  // registers given back and not yet taken
   uint64_t progress = 0;
   std::function<void()> body;
   std::vector<std::pair<const char*, int64_t>> readable;  // global memory that copies may read
@@ -154,6 +155,7 @@ inline void run_block(int threads, int bytes, bool late_copies, uint32_t seed, s
   m.warpgroups.resize(threads / 128);
   m.started.resize(threads / 128);
   m.committed.resize(threads / 128);
+  m.fenced.assign(threads / 128, 0);
   constexpr size_t kStack = 1 << 16;
   for (Fiber& fiber : m.fibers) {
     fiber.stack.reset(new char[kStack]);

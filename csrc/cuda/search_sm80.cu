@@ -29,7 +29,7 @@ void launch(const Pairs& pairs, const Epilogue& epilogue, const Launch& at, cons
   const sm80::Operands operands{static_cast<const char*>(pairs.queries), static_cast<const char*>(pairs.keys),
                                 pairs.key_stride};
   const auto kernel = screen_kernel<Epilogue>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, sm80::kBytes), who);
+  allow_shared(kernel, at.device, who);
   const dim3 grid(static_cast<unsigned>(blocks), splits);
   kernel<<<grid, sm80::kThreads, sm80::kBytes, stream_of(at.stream)>>>(operands, problem, epilogue);
   check_launch(who);

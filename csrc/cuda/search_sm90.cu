@@ -63,7 +63,7 @@ void launch_planned(const Pairs& pairs, const sm90::Plan& plan, const Epilogue& 
   const CUtensorMap queries = map_of(pairs.queries, pairs.n_queries, pairs.dim, pairs.dim, sm90::kQueries, who);
   const CUtensorMap keys = map_of(pairs.keys, pairs.n_keys, pairs.key_stride, pairs.dim, sm90::kKeys, who);
   const auto kernel = screen_kernel<kResident, Epilogue>;
-  check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, plan.bytes), who);
+  allow_shared(kernel, at.device, who);
   const dim3 grid(static_cast<unsigned>(blocks), splits);
   kernel<<<grid, sm90::kThreads, plan.bytes, stream_of(at.stream)>>>(queries, keys, problem, epilogue);
   check_launch(who);

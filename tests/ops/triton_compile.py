@@ -3,6 +3,7 @@
 import inspect
 import json
 import os
+import re
 import subprocess
 import sys
 
@@ -15,8 +16,8 @@ def compile_all(module: str, specs: list[dict]) -> dict[str, dict]:
     A spec: `kernel`, its name; `signature`, name to Triton type ("*fp16", "fp32", "i64") for every
     argument that is no constexpr; `constants`, name to value; `options`, such as num_warps;
     `divisible`, names of arguments known as multiples of 16, as launches find out; `capabilities`,
-    if not all. Returns "kernel/number/capability" to what the compiler says of it: shared memory in
-    bytes.
+    if not all. Returns "kernel/number/capability" to what the compiler says: bytes of `shared`
+    memory, and how many loads are under way `ahead` of the one it waits for.
     """
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
@@ -65,7 +66,11 @@ def _main(module: str) -> None:
             source = ASTSource(fn=kernel, signature=signature, attrs=attrs, **{named: constants})
             target = GPUTarget("cuda", capability, 32)
             compiled = triton.compile(source, target=target, options=spec.get("options", {}))
-            made[f"{spec['kernel']}/{number}/{capability}"] = {"shared": compiled.metadata.shared}
+            waits = re.findall(r"async_wait.*num = (\d+)", compiled.asm["ttgir"])
+            made[f"{spec['kernel']}/{number}/{capability}"] = {
+                "shared": compiled.metadata.shared,
+                "ahead": max(map(int, waits), default=0),
+            }
     print(json.dumps(made))
 
 

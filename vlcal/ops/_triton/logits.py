@@ -25,6 +25,7 @@ from vlcal.ops._triton.logits_pack import (
     pack_images,
     padded_rows,
     shape,
+    walk_shape,
 )
 from vlcal.types import check_finite
 
@@ -229,7 +230,7 @@ def walk(
     groups = torch.empty(
         (n if maxima else 0, _GROUPS * classes.tiles), dtype=torch.float32, device=device
     )
-    config = shape(device, classes.terms)
+    config = walk_shape(device, classes.terms)
     if factor is not None:
         factor = padded_rows((factor * math.log2(math.e)).float(), n, 1.0)
     if factor is None and not maxima:
@@ -261,6 +262,7 @@ def walk(
         BLOCK_D=config.step,
         num_warps=config.warps,
         num_stages=config.stages,
+        maxnreg=config.registers,
         enable_fp_fusion=True,
     )
     return partial, groups

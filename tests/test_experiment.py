@@ -192,6 +192,7 @@ def test_zero_shot_alone_is_not_listed_twice(clip, task, tmp_path):
     rows = run(task, clip, Method("zero_shot"), folder=tmp_path).rows
     names = [(row["tuner"], row["calibrator"]) for row in rows if row["split"] == "base"]
     assert names == [("zero_shot", "none"), ("zero_shot", "ts"), ("zero_shot", "dac")]
+    assert not any({"recipe", "options", "views"} & set(row) for row in rows)
 
 
 def test_damaged_predictions_are_refused_by_name(clip, task, done, tmp_path):

@@ -199,6 +199,7 @@ def run(
         "shots": task.shots,
         "seed": task.seed,
         "clip": clip.name,
+        "template": task.tuning.classes.template,
         **{name: value for name, value in facts.items() if name != "tuner"},
         "convention": convention,
         "versions": versions(),
@@ -373,8 +374,8 @@ def _measure(
             own = {"calibrator_options": options[name]} if name in options else {}
             row = {
                 "key": sha256_of(key, method, name, about["convention"], split, *own.values()),
-                # the model before tuning has no recipe, so it is one line beside many tuners
-                **{n: v for n, v in about.items() if method == tuner or n not in OF_TUNING},
+                # zero-shot CLIP has no recipe, so it is one line beside many tuners
+                **{n: v for n, v in about.items() if method != ZeroShot.name or n not in OF_TUNING},
                 "tuner": method,
                 "calibrator": name,
                 **own,

@@ -96,6 +96,11 @@ def test_chance_is_the_binomial_width_of_the_smallest_split():
     )
 
 
+def test_chance_is_that_of_the_accuracy_it_moves_most():
+    rows = [row(n=100, accuracy=accuracy) for accuracy in (0.0, 0.5, 1.0)]
+    assert "by about 9.8 points" in chance(rows)
+
+
 def test_of_many_calibrators_the_best_and_the_worst_are_named():
     eces = {"none": 0.1, "ts": 0.02, "dac": 0.05, "hb": 0.03, "cac": 0.12}
     rows = [

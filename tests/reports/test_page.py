@@ -8,8 +8,8 @@ from xml.etree import ElementTree
 import pytest
 import torch
 
-from tests.reports.result_rows import HOSTILE, classes, grid, measured, row
-from vlcal.reports import ClassRow, Report, class_rows, read_report, write_report
+from tests.reports.result_rows import HOSTILE, classes, grid, measured, outcomes, row
+from vlcal.reports import ClassRow, Report, cells, class_rows, read_report, write_report
 from vlcal.reports.pictures import pictures, pool_bins
 from vlcal.types import Outcomes
 
@@ -248,6 +248,24 @@ def test_rows_without_cells_make_every_other_picture():
     titles = [picture.title for picture in pictures(Report.from_rows(bare, classes=classes()))]
     assert len(titles) == 4 + 4
     assert not any("threshold" in title or "bins?" in title for title in titles)
+
+
+def test_a_line_of_thirty_images_has_no_length_and_is_not_drawn():
+    few = [{**each, "cells": cells.stored(cells.cells_of(outcomes(n=40)))} for each in grid()]
+    titles = [picture.title for picture in pictures(Report.from_rows(few))]
+    assert not any("threshold" in title for title in titles)
+    assert any("bins?" in title for title in titles)
+
+
+def test_options_of_a_calibrator_are_another_panel():
+    rows = [measured("coop", "none", "new", 0.1), measured("coop", "dac", "new", 0.1)]
+    rows.append({**measured("coop", "dac", "new", 0.2), "calibrator_options": {"dac": {"k": 3}}})
+    (group,) = pool_bins(Report.from_rows(rows)).values()
+    assert {name: bins.n for name, bins in group.items()} == {
+        "none": 1000,
+        "dac": 1000,
+        "dac, k 3": 1000,
+    }
 
 
 def test_cells_do_not_change_the_rows_nor_their_hash():

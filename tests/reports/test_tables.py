@@ -101,6 +101,24 @@ def test_shots_are_told_apart_only_where_they_differ():
     assert tuners == ["coop, shots 4", "coop, shots 16", "zero_shot"]
 
 
+def test_lines_are_told_apart_by_what_differs_and_by_nothing_else():
+    recipes = [{"epochs": 2, "lr": 0.1}, {"epochs": 5, "lr": 0.1}]
+    rows = [row("coop", recipe=each, options={"n_ctx": 4}) for each in recipes]
+    rows += [row("coop", recipe=recipes[0], options={"n_ctx": 16})]
+    rows += [row("zero_shot"), row("zero_shot", clip="ViT-L-14")]
+    rows += [row("kgcoop", "dac"), row("kgcoop", "dac", calibrator_options={"dac": {"k": 3}})]
+    lines = [(line.tuner, line.calibrator) for line in summarize(rows).lines]
+    assert lines == [
+        ("coop, epochs 2, n_ctx 4", "none"),
+        ("coop, epochs 5, n_ctx 4", "none"),
+        ("coop, epochs 2, n_ctx 16", "none"),
+        ("zero_shot", "none"),
+        ("zero_shot, clip ViT-L-14", "none"),
+        ("kgcoop", "dac"),
+        ("kgcoop", "dac, k 3"),
+    ]
+
+
 def test_missing_metric_is_a_dash_and_never_a_mean_of_the_rest():
     rows = [row(seed=1, piece=0.1), row(seed=2, piece=None), row("b", piece=float("nan"))]
     assert [r[2] for r in result_table(rows, ("piece",)).rows] == ["–", "–"]  # noqa: RUF001

@@ -30,8 +30,12 @@ _WHERE = {"base": "base classes", "new": "new classes", "test": "the test data"}
 def display(name: str) -> str:
     """The name of a tuner or calibrator as the papers write it; short unknown ones are acronyms.
 
-    Of names joined by `+`, as in "coop+dor" and "ts+dac", each is written so.
+    Of names joined by `+`, as in "coop+dor" and "ts+dac", each is written so; what follows a comma,
+    as in "coop, shots 4", stays.
     """
+    name, comma, more = name.partition(", ")
+    if comma:
+        return f"{display(name)}{comma}{more}"
     if "+" in name.strip("+"):
         return "+".join(display(part) for part in name.split("+"))
     return _DISPLAY.get(name, name.upper() if len(name) <= 4 and name.islower() else name)
@@ -65,7 +69,7 @@ def sentences(rows: Sequence[Row], tuner: str | None = None) -> tuple[str, ...]:
 
 
 def chance(rows: Sequence[Row]) -> str:
-    """A sentence: how far chance moves the accuracy of the smallest split (95 %, normal)."""
+    """A sentence: how far chance moves the accuracies of the smallest split (95 %, normal)."""
     sizes = [
         (row["n"], accuracy)
         for row in check_rows(rows, "chance")
@@ -74,8 +78,10 @@ def chance(rows: Sequence[Row]) -> str:
     ]
     if not sizes:
         return ""
-    n, accuracy = min(sizes)
-    half = 1.959964 * math.sqrt(accuracy * (1 - accuracy) / n)
+    n = min(size for size, _ in sizes)
+    # of several methods the one that moves most, so that nothing is called more certain than it is
+    variance = max(accuracy * (1 - accuracy) for size, accuracy in sizes if size == n)
+    half = 1.959964 * math.sqrt(variance / n)
     return (
         f"With {n:,} images, chance alone moves an accuracy, and so a gap, by about "
         f"{percent(half)} points either way (95 %)."

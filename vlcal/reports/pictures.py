@@ -14,11 +14,11 @@ from vlcal.reports.headline import display, where_of
 from vlcal.reports.histogram import confidence_histograms
 from vlcal.reports.reliability import reliability_panels
 from vlcal.reports.report import Report
-from vlcal.reports.risk_coverage import precision_asked, risk_coverage
+from vlcal.reports.risk_coverage import FEW, precision_asked, risk_coverage
 from vlcal.reports.rows import Row, row_bins
 from vlcal.reports.scatter import proximity_scatter_svg
 from vlcal.reports.sensitivity import best_sentence, sensitivity
-from vlcal.reports.summary import distinct_rows, tuner_labels
+from vlcal.reports.summary import calibrator_labels, distinct_rows, tuner_labels
 from vlcal.reports.tradeoff import tradeoff
 
 MOST_PICTURES = 12  # reliability rows on one page, so that it stays below 3 MB
@@ -49,7 +49,7 @@ def pictures(report: Report) -> tuple[Picture, ...]:
     found = [
         *_reliability(pooled, drawn),
         *_histograms(pooled),
-        *(_risk_coverage(*each, drawn) for each in cells.items()),
+        *(_risk_coverage(*each, drawn) for each in cells.items() if _enough(each[1])),
         *(_sensitivity(*each, n_bins.get(each[0]), drawn) for each in cells.items()),
         *_tradeoff(report),
         *_classes(report),
@@ -71,7 +71,8 @@ def _pool(rows: Sequence[Row], read: Callable[[Row], BinStatistics | None]) -> P
     pooled: Pooled = {}
     seeds: dict[tuple[str, str], object] = {}
     rows = distinct_rows(rows)
-    for row, tuner in zip(rows, tuner_labels(rows), strict=True):
+    labels = zip(tuner_labels(rows), calibrator_labels(rows), strict=True)
+    for row, (tuner, calibrator) in zip(rows, labels, strict=True):
         bins, key = read(row), (tuner, row["split"])
         if (
             bins is not None
@@ -79,8 +80,8 @@ def _pool(rows: Sequence[Row], read: Callable[[Row], BinStatistics | None]) -> P
             and seeds.setdefault(key, row.get("seed")) == row.get("seed")
         ):
             group = pooled.setdefault(key, {})
-            old = group.get(row["calibrator"])
-            group[row["calibrator"]] = bins if old is None else old + bins
+            old = group.get(calibrator)
+            group[calibrator] = bins if old is None else old + bins
     order = {tuner: -i for i, tuner in enumerate(dict.fromkeys(tuner for tuner, _ in pooled))}
     return dict(sorted(pooled.items(), key=lambda item: (order[item[0][0]], item[0][1] != "new")))
 
@@ -129,6 +130,11 @@ def _histograms(pooled: Pooled) -> list[Picture]:
         "Wrong predictions far to the right are the costly ones. The share axis is logarithmic."
     )
     return [_picture(figure, title, caption, "histogram")]
+
+
+def _enough(cells: Group) -> bool:
+    """Whether the lines of risk have a length: they begin at `FEW` images."""
+    return min(each.n for each in cells.values()) >= 2 * FEW
 
 
 def _risk_coverage(key: tuple[str, str], cells: Group, drawn: str) -> Picture:

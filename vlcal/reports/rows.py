@@ -17,6 +17,10 @@ Row = Mapping[str, Any]
 
 LARGEST_FILE = 256 * 2**20  # bytes
 _TEXT = ("tuner", "calibrator", "split", "convention")
+# what one tuner, and one calibrator, can be run with: rows that differ here are different lines
+OF_TUNER = ("clip", "template", "shots", "recipe", "options", "views", "augmentation")
+OF_TUNER += ("regularizers",)
+OF_CALIBRATOR = ("calibrator_options",)
 _log = logging.getLogger("vlcal")
 
 
@@ -64,7 +68,8 @@ def metric(row: Row, name: str) -> float | None:
 
 def setting(row: Row) -> str:
     """Everything but the convention that identifies the numbers of a row, as sorted JSON."""
-    names = ("dataset", "protocol", "tuner", "recipe", "shots", "seed", "split", "calibrator")
+    names = ("dataset", "protocol", "seed", "split", "tuner", *OF_TUNER)
+    names += ("calibrator", *OF_CALIBRATOR)
     return json.dumps([row.get(name) for name in names], sort_keys=True, default=str)
 
 

@@ -5,11 +5,19 @@ from __future__ import annotations
 import json
 import statistics
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from vlcal.reports.rows import Row, check_rows, metric, one_convention, setting
+from vlcal.reports.rows import (
+    OF_CALIBRATOR,
+    OF_TUNER,
+    Row,
+    check_rows,
+    metric,
+    one_convention,
+    setting,
+)
 
 HIGHER_IS_BETTER = frozenset({"accuracy", "auroc"})
 NO_DIRECTION = frozenset({"mean_confidence", "signed_gap"})
@@ -68,10 +76,9 @@ def summarize(rows: Sequence[Row], metrics: Sequence[str] = ("accuracy", "ece"))
     protocols = sorted({str(row.get("protocol")) for row in rows})
     if len(protocols) > 1:
         raise ValueError(f"summarize: rows of one protocol at a time, got {', '.join(protocols)}")
-    names = tuner_labels(rows)
     groups: dict[tuple[str, str], list[Row]] = defaultdict(list)
-    for row, name in zip(rows, names, strict=True):
-        groups[name, row["calibrator"]].append(row)
+    for row, *names in zip(rows, tuner_labels(rows), calibrator_labels(rows), strict=True):
+        groups[names[0], names[1]].append(row)
     splits = tuple(sorted({row["split"] for row in rows}, key=_split_order))
     lines = tuple(
         Line(tuner, calibrator, _cells(group, metrics, splits))
@@ -94,20 +101,43 @@ def distinct_rows(rows: Sequence[Row]) -> list[Row]:
 
 
 def tuner_labels(rows: Sequence[Row]) -> list[str]:
-    """The tuner of every row, with shots and recipe where one tuner was run with several."""
-    found: dict[tuple[str, str], set[str]] = defaultdict(set)
-    for row in rows:
-        for name in ("shots", "recipe"):
-            found[row["tuner"], name].add(_plain(row.get(name)))
-    labels = []
-    for row in rows:
-        more = [
-            f"{name} {_plain(row.get(name))}"
-            for name in ("shots", "recipe")
-            if len(found[row["tuner"], name]) > 1
-        ]
-        labels.append(", ".join([row["tuner"], *more]))
-    return labels
+    """The tuner of every row, with what differs where one tuner was run in several ways."""
+    return _labels(rows, "tuner", OF_TUNER)
+
+
+def calibrator_labels(rows: Sequence[Row]) -> list[str]:
+    """The calibrator of every row, with the options that differ."""
+    return _labels(rows, "calibrator", OF_CALIBRATOR)
+
+
+def _labels(rows: Sequence[Row], name: str, fields: Sequence[str]) -> list[str]:
+    settings = [_flat(row, fields) for row in rows]
+    found: dict[tuple[str, str], set[str | None]] = defaultdict(set)
+    for key in sorted({key for each in settings for key in each}):
+        for row, each in zip(rows, settings, strict=True):
+            found[row[name], key].add(each.get(key))
+    return [
+        ", ".join(
+            [row[name], *(f"{k} {v}" for k, v in each.items() if len(found[row[name], k]) > 1)]
+        )
+        for row, each in zip(rows, settings, strict=True)
+    ]
+
+
+def _flat(row: Row, fields: Sequence[str]) -> dict[str, str]:
+    """The single settings within fields of a row, each under its own name."""
+    flat: dict[str, str] = {}
+    for name in fields:
+        value = row.get(name)
+        groups = value if isinstance(value, list) else [value]
+        for group in groups:
+            if not isinstance(group, Mapping):
+                flat |= {} if group is None else {name: _plain(group)}
+                continue
+            for key, own in group.items():
+                inner = own if isinstance(own, Mapping) else {key: own}
+                flat |= {k: _plain(v) for k, v in inner.items()}
+    return flat
 
 
 def harmonic_mean(a: float, b: float) -> float:

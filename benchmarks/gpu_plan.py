@@ -1,15 +1,15 @@
 """What is compared on a GPU, and what was expected of it before anything was measured.
 
 A floor is arithmetic for an H200: 790 TFLOP/s of fp16 products and 4.3 TB/s, as both were measured
-on one such card before. A prediction says what our kernel will take. Neither is changed after a
-measurement.
+on one such card before, and 16 exponentials a clock on each of 132 multiprocessors at 1.98 GHz. A
+prediction says what our kernel will take. Neither is changed after a measurement.
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-FP16_FLOPS, BANDWIDTH = 790e12, 4.3e12
+FP16_FLOPS, BANDWIDTH, EXPONENTIALS = 790e12, 4.3e12, 16 * 132 * 1.98e9
 
 
 class Peer(NamedTuple):
@@ -48,6 +48,11 @@ def products(n: int, classes: int, dim: int, times: float = 1) -> float:
 def memory(size: float) -> float:
     """Milliseconds that bytes take from memory once."""
     return size / BANDWIDTH * 1e3
+
+
+def exponentials(count: float) -> float:
+    """Milliseconds that so many take."""
+    return count / EXPONENTIALS * 1e3
 
 
 ECE_PEERS = (Peer("torchmetrics", 20, 50), Peer("torch.bincount", 5, 10))
@@ -157,5 +162,14 @@ PLAN = (
         "4 bytes a logit",
         {"triton": 0.08},
         (Peer("torch, all four"),),
+    ),
+    Comparison(
+        "kernel_density",
+        "100k under 100k points",
+        exponentials(100_000 * 100_000),
+        "one exponential a pair",
+        # 14 instructions a pair, 128 a clock
+        {"triton": 5.5},
+        (Peer("torch in blocks", 5, 10), Peer("torch.compile")),
     ),
 )

@@ -1,43 +1,55 @@
 """The GPU benchmarks without a GPU: the same workloads, small, and the table of the plan."""
 
+import os
 import shutil
+import signal
 import subprocess
-from functools import partial
+import time
 
 import pytest
 import torch
 
-from benchmarks import bench_gpu, gpu_small
-from benchmarks import gpu_workloads as workloads
+from benchmarks import bench_gpu, gpu_clock, gpu_rows, gpu_small, gpu_worker
 from benchmarks.gpu_plan import PLAN
+from benchmarks.gpu_workloads import RUNS
+from benchmarks.rows import HERE
+from vlcal import ops
 from vlcal.ops import _triton
 
-SMALL = {
-    "knn": partial(workloads.knn, 5, 300, 64, 3),
-    "calibrated_softmax": partial(workloads.softmax, 6, 40, 16, "accurate"),
-    "calibrated_softmax, fast": partial(workloads.softmax, 6, 40, 16, "fast"),
-    "cosine_cross_entropy": partial(workloads.loss, 6, 30, 16),
-    "bin_statistics": partial(workloads.ece, 3000),
-    "equal_mass_statistics": partial(workloads.equal_mass, 3000),
-    "classwise_statistics": partial(workloads.classwise, 60, 7),
-    "softmax_statistics": partial(workloads.softmax_stored, 60, 7),
-}
 needs_interpreter = pytest.mark.skipif(
     _triton.missing() is not None or not _triton.interpreted(), reason="Triton is not interpreted"
 )
+PLACES = {
+    (at, ours): gpu_worker.name_of(at, ours) for at, one in enumerate(PLAN) for ours in one.ours
+}
+
+
+def place(name):
+    return next(key for key, known in PLACES.items() if known.startswith(name))
 
 
 def test_every_comparison_has_its_run():
-    assert {(comparison.op, comparison.workload) for comparison in PLAN} == set(workloads.RUNS)
+    assert {(comparison.op, comparison.workload) for comparison in PLAN} == set(RUNS)
+
+
+def test_every_gpu_backend_has_a_comparison():
+    # proximity is knn and a mean, logit statistics and groups are parts of what is compared
+    parts = {"proximity", "rank_vocabulary", "logit_statistics", "group_statistics"}
+    on_gpu = {
+        (op, backend.name)
+        for op, backends in ops.OPS.items()
+        for backend in backends
+        if op not in parts and backend.name in ("triton", "cuda")
+    }
+    assert on_gpu == {(PLAN[at].op, ours) for at, ours in PLACES}
 
 
 @needs_interpreter
-@pytest.mark.parametrize("name", SMALL)
-def test_small_workloads_pass_their_gate_and_every_call_runs(name):
-    run = SMALL[name]("cpu")
-    planned = [comparison for comparison in PLAN if comparison.op == name.split(",")[0]]
-    wanted = {peer.name for comparison in planned for peer in comparison.peers}
-    assert wanted | {ours for comparison in planned for ours in comparison.ours} <= set(run.calls)
+@pytest.mark.parametrize("key", RUNS, ids=" ".join)
+def test_small_workloads_pass_their_gate_and_every_call_runs(key):
+    run = RUNS[key].on("cpu", small=True)
+    (planned,) = (comparison for comparison in PLAN if (comparison.op, comparison.workload) == key)
+    assert {peer.name for peer in planned.peers} | set(planned.ours) <= set(run.calls)
     run.gate("triton")
     for call in run.calls:
         # compilers take long, and CUDA C++ needs a GPU
@@ -48,50 +60,157 @@ def test_small_workloads_pass_their_gate_and_every_call_runs(name):
 
 @needs_interpreter
 def test_the_gate_refuses_a_wrong_backend(monkeypatch):
-    run = SMALL["bin_statistics"]("cpu")
     from vlcal.ops._triton import binning
 
     right = binning.bin_statistics
     monkeypatch.setattr(
         binning, "bin_statistics", lambda *args: (right(*args)[0] + 1, right(*args)[1])
     )
-    said = []
-    assert not bench_gpu.passed(run, "triton", said.append)
-    assert said[0].startswith("NOT TIMED: triton")
+    at, ours = place("bin_statistics")
+    rows = gpu_worker.compare(gpu_clock.Host(), at, ours, "a GPU")
+    assert [row["peer"] for row in rows] == [peer.name for peer in PLAN[at].peers]
+    for row in rows:
+        assert row["note"] == "not timed: AssertionError: triton differs from the float64 answer"
+        assert row["p50_ms"] == row["peer_p50_ms"] == row["ratio"] == ""
 
 
-def test_without_a_gpu_nothing_is_measured(monkeypatch, capsys, tmp_path):
+class StandIn:
+    """A run whose second peer fails."""
+
+    def on(self, device, small):
+        return gpu_clock.Run(
+            {"triton": abs, "torch in blocks": abs, "torch.compile": self.fails}, str, {}
+        )
+
+    def fails(self, i):
+        raise MemoryError("no room for\n10 | 20 GiB")
+
+
+def test_a_peer_that_fails_is_a_note_and_the_others_have_their_times(monkeypatch):
+    at, ours = place("kernel_density")
+    monkeypatch.setitem(RUNS, (PLAN[at].op, PLAN[at].workload), StandIn())
+    good, bad = gpu_worker.compare(gpu_clock.Host(), at, ours, "a GPU")
+    assert float(good["p50_ms"]) >= 0 and float(good["ratio"]) >= 0 and not good["note"]
+    assert bad["note"] == "MemoryError: no room for 10 / 20 GiB"
+    assert bad["p50_ms"] == good["p50_ms"] and bad["peer_p50_ms"] == bad["ratio"] == ""
+    assert bad["rounds"] == good["rounds"]
+
+
+class Unwell:
+    """A worker that dies, hangs or breaks its device at the first task, and works when new."""
+
+    made = 0
+
+    def __init__(self, gpu):
+        type(self).made += 1
+        self.fails, self.stopped = type(self).made == 1, False
+
+    def ask(self, task, seconds):
+        if self.fails and self.way != "breaks":
+            raise EOFError if self.way == "dies" else TimeoutError("no answer in 75 s")
+        return ["row"], not self.fails
+
+    def stop(self):
+        self.stopped = True
+
+
+@pytest.mark.parametrize("way", ["dies", "hangs", "breaks"])
+def test_what_breaks_a_worker_costs_only_its_own_rows(monkeypatch, way):
+    monkeypatch.setattr(gpu_worker, "Worker", type("Worker", (Unwell,), {"way": way}))
+    tasks = [("compare", *key) for key in list(PLACES)[:3]]
+    taken = dict(gpu_worker.answers(tasks, "a GPU", time.perf_counter() + 1000))
+    assert gpu_worker.Worker.made == 2
+    assert taken[tasks[1]] == taken[tasks[2]] == ["row"]
+    if way == "breaks":
+        assert taken[tasks[0]] == ["row"]
+    else:
+        assert all("its process was ended" in row["note"] for row in taken[tasks[0]])
+
+
+def test_nothing_is_begun_when_the_time_is_over(monkeypatch, capsys):
+    monkeypatch.setattr(gpu_worker, "Worker", None)
+    assert list(gpu_worker.answers([("compare", 0, "triton")], "a GPU", time.perf_counter())) == []
+    assert "knn 1000 in 1M, d=512, K=10, triton: compare: no time is left" in (
+        capsys.readouterr().out
+    )
+
+
+def test_a_killed_worker_is_seen_at_once():
+    worker = gpu_worker.Worker(gpu_clock.Host.name)
+    try:
+        os.kill(worker.process.pid, signal.SIGKILL)
+        with pytest.raises((EOFError, OSError)):
+            worker.ask(("compare", *place("knn")), 100)
+    finally:
+        worker.stop()
+
+
+def test_without_a_gpu_nothing_is_measured(monkeypatch, capsys):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    monkeypatch.setattr(bench_gpu, "TABLE", tmp_path / "GPU.md")
+    monkeypatch.setattr(bench_gpu, "measure", None)
     assert bench_gpu.main([]) == 0
     assert "nothing is measured: no CUDA device was found" in capsys.readouterr().out
-    assert not (tmp_path / "GPU.md").exists()
+
+
+@needs_interpreter
+def test_a_rehearsal_leaves_the_tables_alone_and_writes_its_own(tmp_path, capfd):
+    kept = {path: path.read_bytes() for path in (HERE / "GPU.md", *HERE.glob("results/*"))}
+    assert bench_gpu.main(["-k", "softmax_statistics", "--rehearse", str(tmp_path)]) == 0
+    assert "softmax_statistics 50k x 1000, triton: no kernels on a host" in capfd.readouterr().out
+    (rows,) = (gpu_rows.load(path) for path in tmp_path.glob("*.csv"))
+    assert [row["peer"] for row in rows] == ["torch, all four"] and rows[0]["p50_ms"]
+    assert (tmp_path / "GPU.md").read_text() == gpu_rows.table(rows)
+    assert kept == {path: path.read_bytes() for path in kept}
 
 
 def test_the_table_is_that_of_the_plan_and_the_stored_results():
-    assert bench_gpu.TABLE.read_text() == bench_gpu.table(bench_gpu.stored())
+    assert (HERE / "GPU.md").read_text() == gpu_rows.table(gpu_rows.stored())
 
 
-def test_a_figure_stands_beside_its_floor_and_prediction(monkeypatch, tmp_path):
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "A GPU")
+def test_a_figure_stands_beside_its_floor_and_prediction(tmp_path):
     comparison = next(c for c in PLAN if c.op == "bin_statistics")
     times = {"cuda": [0.2, 0.3, 0.25], "torch.bincount": [2.0, 3.0, 2.6]}
     peaks = {"cuda": 0.0, "torch.bincount": 4096.0}
     peer = next(peer for peer in comparison.peers if peer.name == "torch.bincount")
-    taken = bench_gpu.row(comparison, "cuda", peer, times, peaks)
-    path = bench_gpu.results_file()
+    taken = gpu_rows.row(comparison, "cuda", peer, "A GPU", None, times, peaks)
+    path = gpu_rows.results_file(tmp_path, "A GPU")
     assert path.name == f"a-gpu-torch{torch.__version__.split('+')[0]}.csv"
-    bench_gpu.save([taken], tmp_path / path.name)
-    bench_gpu.save([{**taken, "workload": "another"}], tmp_path / path.name)
-    rows = bench_gpu.load(tmp_path / path.name)
+    gpu_rows.save([taken], path)
+    gpu_rows.save([{**taken, "workload": "another"}], path)
+    rows = gpu_rows.stored(tmp_path)
     assert len(rows) == 2
-    text = bench_gpu.table(rows)
+    text = gpu_rows.table(rows)
     (line,) = [line for line in text.splitlines() if "| cuda | torch.bincount |" in line]
     assert "| 0.116 (5 bytes a sample) | 0.17 | 0.25 (0.2..0.3) | 2.6 (2..3) | 10 (10..10.4) |" in (
         line
     )
     assert "| 5x | 10x | 0.0 / 4096.0 |" in line
     assert "| cuda | torchmetrics | 0.116 (5 bytes a sample) | 0.17 | not measured |" in text
+
+
+def test_figures_of_a_peer_that_is_gone_stay_and_those_of_a_wrong_kernel_do_not(tmp_path):
+    comparison = next(c for c in PLAN if c.op == "softmax_statistics")
+    (peer,) = comparison.peers
+    times = {"triton": [0.1], peer.name: [1.0]}
+    measured = gpu_rows.row(
+        comparison, "triton", peer, "A GPU", None, times, dict.fromkeys(times, 0)
+    )
+    alone = gpu_rows.row(
+        comparison, "triton", peer, "A GPU", "gone", {"triton": [0.1]}, {"triton": 0}
+    )
+    wrong = gpu_rows.row(comparison, "triton", peer, "A GPU", "not timed: wrong")
+    path = tmp_path / "gpu.csv"
+    gpu_rows.save([measured], path)
+    gpu_rows.save([alone], path)
+    assert gpu_rows.load(path) == [measured]
+    gpu_rows.save([wrong], path)
+    assert gpu_rows.load(path) == [wrong]
+    assert (
+        "| not measured | not measured | not measured | - | - | not measured | not timed: wrong |"
+        in (gpu_rows.table([wrong]))
+    )
+    gpu_rows.save([alone], tmp_path / "new.csv")
+    assert gpu_rows.load(tmp_path / "new.csv") == [alone]
 
 
 def test_small_calls_take_what_each_backend_takes(monkeypatch):
@@ -107,5 +226,5 @@ def test_small_calls_take_what_each_backend_takes(monkeypatch):
 def test_the_script_is_a_shell_script():
     if not (bash := shutil.which("bash")):
         pytest.skip("no bash was found")
-    script = bench_gpu.HERE / "gpu_check.sh"
+    script = HERE / "gpu_check.sh"
     subprocess.run([bash, "-n", str(script)], check=True)

@@ -26,6 +26,10 @@ struct Call {
 // One panel of images on its way through the classes.
 class Panel {
  public:
+  struct Scratch : CandidateScratch {
+    Scratch(const PackedClasses& classes, const Call&) : CandidateScratch(classes) {}
+  };
+
   Panel(const PackedClasses& classes, const Call& call)
       : classes_(classes),
         call_(call),
@@ -46,9 +50,9 @@ class Panel {
     sums_.start(factor_.data());
   }
 
-  void see(const float* dots, int64_t first_class, int64_t rows) {
+  void see(const float* dots, int64_t first_class, int64_t rows, Scratch& scratch) {
     classes_.kernels.extremes(dots, rows, largest_.data(), smallest_.data());
-    candidates_.see(dots, first_class, rows, largest_.data());
+    candidates_.see(dots, first_class, rows, largest_.data(), scratch);
     if (!call_.predicted_scale) sums_.add(dots, rows, largest_.data());
     for (int64_t l = 0; call_.labels && l < count_; ++l) {
       const int64_t row = call_.labels[first_ + l] - first_class;
@@ -57,9 +61,9 @@ class Panel {
   }
 
   // With predicted_scale the factor is known only now: `dots` holds all classes.
-  void finish(const float* dots) {
+  void finish(const float* dots, Scratch& scratch) {
     for (int64_t l = 0; l < count_; ++l) {
-      const std::vector<Candidate>& best = candidates_.best(l);
+      const std::vector<Candidate>& best = candidates_.best(l, scratch);
       if (call_.predicted_scale) factor_[l] *= call_.predicted_scale[best[0].index];
     }
     if (call_.predicted_scale) {
@@ -105,12 +109,14 @@ int64_t calibrated_softmax(Features images, Features classes, double scale, cons
                            const double* predicted_scale, const int64_t* labels, int64_t k, SoftmaxOutputs out,
                            int threads) {
   threads = useful_threads(threads, images.count, classes.count, images.dim);
-  const PackedClasses packed(logits_kernels(), classes, threads);
+  // a factor that depends on the prediction is known late: then every dot product of a panel is kept
+  const bool whole = predicted_scale != nullptr;
+  PackedClasses packed(logits_kernels(), classes, whole ? kAllClasses : window_of(classes.dim), threads);
   if (!packed.finite) return 0;
   const Call call{images, scale, row_scale, predicted_scale, labels, k, out};
   const double most = predicted_scale ? *std::max_element(predicted_scale, predicted_scale + classes.count) : 1.0;
   const auto factor = [&](int64_t i) { return scale * most * (row_scale ? row_scale[i] : 1.0); };
-  return walk<Panel>(packed, images, predicted_scale != nullptr, factor, threads, call);
+  return walk<Panel>(packed, nullptr, images, whole, factor, threads, call);
 }
 
 }  // namespace vlcal

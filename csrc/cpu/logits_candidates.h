@@ -13,6 +13,14 @@ struct Candidate {
   int64_t index;
 };
 
+// What one thread needs while it looks at candidates.
+struct CandidateScratch {
+  explicit CandidateScratch(const PackedClasses& classes);
+  std::vector<float> threshold, groups, group_low, ordered;
+  std::vector<Hit> hits;
+  std::vector<double> query;
+};
+
 // Collects, chunk by chunk, every class whose float32 dot product could belong to the k largest; at the end those that
 // float32 cannot order are computed again in float64. Equal ones are ordered by index.
 class Candidates {
@@ -23,17 +31,17 @@ class Candidates {
   void start(Features images, int64_t first, int64_t count, const double* norms);
 
   // Sees dots [rows][lanes] of the classes from `first` on, and their largest per lane.
-  void see(const float* dots, int64_t first, int64_t rows, const float* largest);
+  void see(const float* dots, int64_t first, int64_t rows, const float* largest, CandidateScratch& scratch);
 
   // The k largest of this lane, best first; `best` once at the end, `listed` after it.
-  const std::vector<Candidate>& best(int64_t lane);
+  const std::vector<Candidate>& best(int64_t lane, CandidateScratch& scratch);
   const std::vector<Candidate>& listed(int64_t lane) const { return lanes_[lane].list; }
 
  private:
-  void thresholds(const float* dots, int64_t rows, const float* largest);
-  float kth_largest(const float* values, int64_t count, int64_t stride);
+  void thresholds(const float* dots, int64_t rows, const float* largest, CandidateScratch& scratch) const;
+  float kth_largest(const float* values, int64_t count, int64_t stride, std::vector<float>& ordered) const;
   void prune(int64_t lane);
-  void order_exactly(Candidate* begin, Candidate* end);
+  void order_exactly(Candidate* begin, Candidate* end, const double* query) const;
 
   struct Lane {
     std::vector<Candidate> list;
@@ -45,9 +53,6 @@ class Candidates {
   Features images_{};
   int64_t first_ = 0, count_ = 0;
   std::vector<Lane> lanes_;
-  std::vector<float> threshold_, groups_, group_low_, ordered_;
-  std::vector<Hit> hits_;
-  std::vector<double> query_;
 };
 
 }  // namespace vlcal

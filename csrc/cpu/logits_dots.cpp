@@ -11,6 +11,9 @@ namespace {
 // longer sums round more: beyond this depth a product is computed in several parts
 constexpr int64_t kDepth = 320;
 
+// Packed classes that are read again and again: about what the caches hold.
+constexpr int64_t kWindowBytes = 8 << 20;
+
 // The mean of up to 2048 rows, evenly spaced: centring by any row is exact, by about the mean it helps.
 std::vector<float> mean_row(Features rows) {
   const int64_t step = (rows.count + 2047) / 2048;
@@ -36,6 +39,11 @@ double norm_bound(float squares, const float* row, const float* mean, int64_t di
 
 }  // namespace
 
+int64_t window_of(int64_t dim) {
+  const int64_t chunk_bytes = kChunk * dim * static_cast<int64_t>(sizeof(float));
+  return kChunk * std::max<int64_t>(kWindowBytes / chunk_bytes, 1);
+}
+
 double norm(const float* row, const float* mean, int64_t dim) {
   double total = 0;
   for (int64_t k = 0; k < dim; ++k) {
@@ -54,23 +62,24 @@ void pack_panel(const LogitsKernels& kernels, Features images, int64_t first, fl
   for (int r = 0; r < kernels.lanes; ++r) norms[r] = norm_bound(squares[r], rows[r], nullptr, images.dim);
 }
 
-PackedClasses::PackedClasses(const LogitsKernels& kernels, Features classes, int threads)
+PackedClasses::PackedClasses(const LogitsKernels& kernels, Features classes, int64_t window, int threads)
     : kernels(kernels),
       classes(classes),
       padded((classes.count + kernels.tile - 1) / kernels.tile * kernels.tile),
+      window(std::min(padded, window)),
       mean(mean_row(classes)),
       // with room to read a tile beyond the last dimension
-      tiles_(aligned_floats(padded * classes.dim + kernels.tile * kernels.tile)) {
-  std::fill_n(tiles_.get() + padded * classes.dim, kernels.tile * kernels.tile, 0.0f);
-  const int64_t tiles = padded / kernels.tile;
+      tiles_(aligned_floats(this->window * classes.dim + kernels.tile * kernels.tile)) {
+  std::fill_n(tiles_.get() + this->window * classes.dim, kernels.tile * kernels.tile, 0.0f);
+  const bool all = this->window == padded;
+  const int64_t tiles = padded / kernels.tile, size = kernels.tile * classes.dim;
+  const AlignedFloats scratch = aligned_floats(all ? 0 : std::max(threads, 1) * size);
   std::vector<double> largest_of(tiles, 0.0);
   std::vector<char> finite(tiles, true);
-  parallel_for(tiles, threads, [&](int64_t tile, int) {
+  parallel_for(tiles, threads, [&](int64_t tile, int worker) {
     const float* rows[kMostLanes];
     float squares[kMostLanes];
-    const int64_t first = tile * kernels.tile;
-    addresses(classes, first, kernels.tile, mean.data(), rows);  // the mean less the mean: zeros
-    kernels.pack_tile(rows, mean.data(), classes.dim, tiles_.get() + first * classes.dim, squares);
+    pack(tile, all ? tiles_.get() + tile * size : scratch.get() + worker * size, rows, squares);
     for (int r = 0; r < kernels.tile; ++r) {
       const double bound = norm_bound(squares[r], rows[r], mean.data(), classes.dim);
       finite[tile] &= std::isfinite(bound);
@@ -79,6 +88,22 @@ PackedClasses::PackedClasses(const LogitsKernels& kernels, Features classes, int
   });
   largest = *std::max_element(largest_of.begin(), largest_of.end());
   this->finite = std::find(finite.begin(), finite.end(), false) == finite.end();
+  held_ = all ? 0 : -1;
+}
+
+void PackedClasses::pack(int64_t tile, float* out, const float** rows, float* squares) const {
+  addresses(classes, tile * kernels.tile, kernels.tile, mean.data(), rows);  // the mean less the mean: zeros
+  kernels.pack_tile(rows, mean.data(), classes.dim, out, squares);
+}
+
+void PackedClasses::hold(int64_t first, int threads) {
+  if (held_ == first) return;
+  held_ = first;
+  parallel_for(std::min(window, padded - first) / kernels.tile, threads, [&](int64_t tile, int) {
+    const float* rows[kMostLanes];
+    float squares[kMostLanes];
+    pack(first / kernels.tile + tile, tiles_.get() + tile * kernels.tile * classes.dim, rows, squares);
+  });
 }
 
 void PackedClasses::dots(const float* panel, int panels, int64_t first, int64_t rows, float* dots,
@@ -86,7 +111,7 @@ void PackedClasses::dots(const float* panel, int panels, int64_t first, int64_t 
   const int64_t dim = classes.dim, lanes = kernels.lanes;
   const int64_t parts = (dim + kDepth - 1) / kDepth, depth = (dim + parts - 1) / parts;
   for (int64_t r = 0; r < rows; r += kernels.tile) {
-    const float* tile = tiles_.get() + (first + r) * dim;
+    const float* tile = tiles_.get() + (first - held_ + r) * dim;
     for (int p = 0; p < panels; ++p) {
       for (int64_t k = 0; k < dim; k += depth) {
         kernels.product(std::min(depth, dim - k), tile + k * kernels.tile, panel + (p * dim + k) * lanes,

@@ -24,6 +24,10 @@ struct Call {
 // The losses of one panel, and the gradient by its logits.
 class Panel {
  public:
+  struct Scratch {
+    Scratch(const PackedClasses&, const Call&) {}
+  };
+
   Panel(const PackedClasses& classes, const Call& call)
       : classes_(classes),
         call_(call),
@@ -42,7 +46,7 @@ class Panel {
     sums_.start(factor.data());
   }
 
-  void see(const float* dots, int64_t first_class, int64_t rows) {
+  void see(const float* dots, int64_t first_class, int64_t rows, Scratch&) {
     classes_.kernels.extremes(dots, rows, largest_.data(), smallest_.data());
     sums_.add(dots, rows, largest_.data());
     for (int64_t l = 0; l < count_; ++l) {
@@ -51,7 +55,7 @@ class Panel {
     }
   }
 
-  void finish(const float*) {
+  void finish(const float*, Scratch&) {
     for (int64_t l = 0; l < count_; ++l) {
       call_.losses[first_ + l] = static_cast<float>(0.0 - sums_.log_prob(l, label_dot_[l]));
     }
@@ -153,14 +157,15 @@ class Gradients {
     }
     if (*std::max_element(bad + begin, bad + end) >= 0) return;
     const int here = static_cast<int>(end - begin);
+    Panel::Scratch scratch(classes_, call_);
     for (int64_t first = 0; first < classes_.classes.count; first += kChunk) {
       const int64_t rows = std::min(kChunk, classes_.classes.count - first);
       classes_.dots(mine.panel.get(), here, first, std::min(kChunk, classes_.padded - first), dots + first * lanes,
                     apart);
-      for (int p = 0; p < here; ++p) mine.states[p]->see(dots + p * apart + first * lanes, first, rows);
+      for (int p = 0; p < here; ++p) mine.states[p]->see(dots + p * apart + first * lanes, first, rows, scratch);
     }
     for (int p = 0; p < here; ++p) {
-      mine.states[p]->finish(nullptr);
+      mine.states[p]->finish(nullptr, scratch);
       moments[begin + p] = mine.states[p]->to_gradient(dots + p * apart);
     }
     if (call_.image_gradient) by_dimensions(block + begin, here, dots, mine);
@@ -247,13 +252,12 @@ int64_t cross_entropy(Features images, Features classes, const int64_t* labels, 
                       float* losses, float* image_gradient, float* class_gradient, double* scale_gradient,
                       int threads) {
   threads = useful_threads(threads, images.count, classes.count, images.dim);
-  const PackedClasses packed(logits_kernels(), classes, threads);
+  const bool gradients = image_gradient || class_gradient || scale_gradient;
+  PackedClasses packed(logits_kernels(), classes, gradients ? kAllClasses : window_of(classes.dim), threads);
   if (!packed.finite) return 0;
   const Call call{images, labels, scale, weights, losses, image_gradient, class_gradient};
-  if (image_gradient || class_gradient || scale_gradient) {
-    return Gradients(packed, call, threads).run(scale_gradient);
-  }
-  return walk<Panel>(packed, images, false, [&](int64_t) { return scale; }, threads, call);
+  if (gradients) return Gradients(packed, call, threads).run(scale_gradient);
+  return walk<Panel>(packed, nullptr, images, false, [&](int64_t) { return scale; }, threads, call);
 }
 
 }  // namespace vlcal

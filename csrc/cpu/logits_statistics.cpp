@@ -20,6 +20,13 @@ struct Call {
 
 class Panel {
  public:
+  struct Scratch : CandidateScratch {
+    Scratch(const PackedClasses& classes, const Call& call) : CandidateScratch(classes) {
+      if (call.other_classes) other_dots = aligned_floats(std::min(kChunk, classes.padded) * classes.kernels.lanes);
+    }
+    AlignedFloats other_dots;
+  };
+
   Panel(const PackedClasses& classes, const Call& call)
       : classes_(classes),
         call_(call),
@@ -33,9 +40,7 @@ class Panel {
         shift_(classes.kernels.lanes),
         difference_(classes.kernels.lanes),
         norms_(classes.kernels.lanes) {
-    if (!call.other_classes) return;
-    other_panel_ = aligned_floats(call.other_images.dim * classes.kernels.lanes);
-    other_dots_ = aligned_floats(std::min(kChunk, classes.padded) * classes.kernels.lanes);
+    if (call.other_classes) other_panel_ = aligned_floats(call.other_images.dim * classes.kernels.lanes);
   }
 
   void start(int64_t first, int64_t count, const double* norms) {
@@ -55,24 +60,24 @@ class Panel {
     }
   }
 
-  void see(const float* dots, int64_t first_class, int64_t rows) {
+  void see(const float* dots, int64_t first_class, int64_t rows, Scratch& scratch) {
     classes_.kernels.extremes(dots, rows, largest_.data(), smallest_.data());
-    candidates_.see(dots, first_class, rows, largest_.data());
+    candidates_.see(dots, first_class, rows, largest_.data(), scratch);
     for (int l = 0; l < classes_.kernels.lanes; ++l) {
       high_[l] = std::max(high_[l], largest_[l]);
       low_[l] = std::min(low_[l], smallest_[l]);
     }
     if (!call_.other_classes) return;
     const int64_t filled = std::min(kChunk, classes_.padded - first_class);
-    call_.other_classes->dots(other_panel_.get(), 1, first_class, filled, other_dots_.get(), 0);
-    classes_.kernels.difference(dots, other_dots_.get(), rows, offset_.data(), part_.data());
+    call_.other_classes->dots(other_panel_.get(), 1, first_class, filled, scratch.other_dots.get(), 0);
+    classes_.kernels.difference(dots, scratch.other_dots.get(), rows, offset_.data(), part_.data());
     for (int l = 0; l < classes_.kernels.lanes; ++l) difference_[l] += part_[l];
   }
 
-  void finish(const float*) {
+  void finish(const float*, Scratch& scratch) {
     for (int64_t l = 0; l < count_; ++l) {
       const int64_t i = first_ + l;
-      call_.argmax[i] = candidates_.best(l)[0].index;
+      call_.argmax[i] = candidates_.best(l, scratch)[0].index;
       call_.largest[i] = static_cast<float>(call_.scale * (shift_[l] + high_[l]));
       call_.smallest[i] = static_cast<float>(call_.scale * (shift_[l] + low_[l]));
       const double mean = difference_[l] / classes_.classes.count;
@@ -93,7 +98,7 @@ class Panel {
   Candidates candidates_;
   std::vector<float> largest_, smallest_, high_, low_, offset_, part_;
   std::vector<double> shift_, difference_, norms_;
-  AlignedFloats other_panel_, other_dots_;
+  AlignedFloats other_panel_;
   int64_t first_ = 0, count_ = 0;
 };
 
@@ -111,16 +116,17 @@ int64_t logit_statistics(Features images, Features classes, double scale, Featur
                          int threads) {
   threads = useful_threads(threads, images.count, classes.count, images.dim);
   const LogitsKernels& kernels = logits_kernels();
-  const PackedClasses packed(kernels, classes, threads);
+  const int64_t window = window_of(classes.dim + other_classes.dim);  // the same of both
+  PackedClasses packed(kernels, classes, window, threads);
   if (!packed.finite) return 0;
   std::unique_ptr<PackedClasses> other;
   if (other_classes.count > 0) {
-    other = std::make_unique<PackedClasses>(kernels, other_classes, threads);
+    other = std::make_unique<PackedClasses>(kernels, other_classes, window, threads);
     if (!other->finite) return 0;
     if (const int64_t bad = first_bad(other_images, scale, other->largest); bad >= 0) return bad;
   }
   const Call call{images, scale, other.get(), other_images, largest, smallest, difference, argmax};
-  return walk<Panel>(packed, images, false, [&](int64_t) { return scale; }, threads, call);
+  return walk<Panel>(packed, other.get(), images, false, [&](int64_t) { return scale; }, threads, call);
 }
 
 }  // namespace vlcal

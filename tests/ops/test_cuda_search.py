@@ -64,6 +64,19 @@ def test_emulated_kernels_equal_a_plain_loop(
     assert done.stdout.startswith("same; ") and done.stdout.rstrip().endswith(says)
 
 
+def test_launchers_keep_the_rules_of_a_runtime_and_their_kernels_run(tmp_path):
+    if not (nvcc := shutil.which("nvcc")):
+        pytest.skip("no nvcc was found")
+    # the code for a GPU is not looked at: the program brings a runtime whose launches are emulated
+    program, folder = tmp_path / "launches", ROOT / "csrc" / "cuda"
+    flags = ["-std=c++17", "-O2", "-U_FORTIFY_SOURCE", "-Xcompiler=-Wno-unknown-pragmas"]
+    target = ["-cudart=none", "-gencode=arch=compute_80,code=compute_80", f"-I{ROOT / 'csrc'}"]
+    sources = [HERE / "launches.cpp", folder / "search_sm80.cu", folder / "search_sm90.cu"]
+    subprocess.run([nvcc, *flags, *target, *sources, "-o", program], check=True)
+    done = subprocess.run([program], capture_output=True, text=True, check=False)
+    assert (done.returncode, done.stdout) == (0, "same; 16 launches\n"), done.stdout + done.stderr
+
+
 @pytest.fixture(scope="module", params=[("sm80", "80"), ("sm80", "90a"), ("sm90", "90a")], ids=str)
 def compiled(request, tmp_path_factory):
     """The machine code of both screens of a file for a capability, and what ptxas says of it."""

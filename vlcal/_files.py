@@ -2,12 +2,26 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+
+@contextmanager
+def naming(path: str | Path) -> Iterator[None]:
+    """Within it, what the system says of no file (a full disk) is said of `path`."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno is None or error.filename is not None:
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
 
 
 def write_atomic(path: str | Path, content: bytes | str) -> None:
@@ -17,7 +31,7 @@ def write_atomic(path: str | Path, content: bytes | str) -> None:
     data = content.encode() if isinstance(content, str) else content
     handle, partial = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with naming(target), os.fdopen(handle, "wb") as file:
             file.write(data)
         os.chmod(partial, 0o644)
         os.replace(partial, target)
@@ -36,7 +50,10 @@ def append_line(path: str | Path, line: str) -> None:
     try:
         size = os.fstat(handle).st_size
         torn = size > 0 and os.pread(handle, 1, size - 1) != b"\n"
-        os.write(handle, (("\n" if torn else "") + line + "\n").encode())
+        data = (("\n" if torn else "") + line + "\n").encode()
+        with naming(target):
+            if os.write(handle, data) < len(data):
+                raise OSError(errno.ENOSPC, "only a part of a line could be written")
     finally:
         os.close(handle)
 

@@ -72,7 +72,7 @@ def read_array(spec: str) -> np.ndarray:
     path, colon, name = spec.rpartition(":")
     if not colon or Path(spec).is_file():
         path, name = spec, ""
-    arrays = read_arrays(path)
+    arrays = read_arrays(path, only=name or None)
     if not name and len(arrays) == 1:
         return next(iter(arrays.values()))
     if name not in arrays:
@@ -197,5 +197,8 @@ def _floats(spec: str) -> Tensor:
 def _integers(spec: str) -> Tensor:
     values = read_array(spec)
     if values.dtype.kind not in "iu":
-        raise ValueError(f"labels must be integers, got {values.dtype} in {spec}")
+        raise ValueError(
+            f"labels must be integers, got {values.dtype} in {spec}; whole numbers become such by "
+            "labels.astype('int64')"
+        )
     return torch.from_numpy(values.astype(np.int64))

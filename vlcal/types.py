@@ -381,7 +381,10 @@ def check_labels(who: str, labels: Tensor, n: int, n_classes: int | None) -> Ten
             f"{who}: labels must be [N] = [{n}] class indices, got shape {tuple(labels.shape)}"
         )
     if labels.is_floating_point() or labels.is_complex() or labels.dtype == torch.bool:
-        raise ValueError(f"{who}: labels must be integers, got {labels.dtype}")
+        raise ValueError(
+            f"{who}: labels must be integers, got {labels.dtype}; whole numbers become such by "
+            "labels.astype('int64')"
+        )
     labels = labels.long()
     if n_classes is not None and n:
         bad = (labels < 0) | (labels >= n_classes)

@@ -10,6 +10,7 @@ import torch
 from safetensors.torch import save_file
 
 from vlcal.data import read_features
+from vlcal.data.features import read_arrays
 from vlcal.types import Predictions
 
 RNG = np.random.default_rng(0)
@@ -155,3 +156,30 @@ def test_missing_and_foreign_files(tmp_path):
         read_features(tmp_path / "x.npz")
     with pytest.raises(ValueError, match=r"must end in one of \.npz, \.npy, \.safetensors"):
         read_features(tmp_path / "x.pkl")
+
+
+@pytest.mark.parametrize(
+    ("name", "way"),
+    [
+        ("x.pt", r"may hold pickled code, numpy\.save\('FILE\.npy', tensor\.numpy\(\)\)"),
+        ("x.csv", r"numpy\.loadtxt\('FILE\.csv', delimiter=','\)\)"),
+        ("x.bin", r"must end in one of \.npz, \.npy, \.safetensors$"),
+    ],
+)
+def test_other_kinds_of_files_are_refused_with_the_way_out(name, way, tmp_path):
+    (tmp_path / name).write_text("1,2\n")
+    with pytest.raises(ValueError, match=way):
+        read_arrays(tmp_path / name)
+
+
+def test_one_array_is_read_without_the_others(npz, tmp_path):
+    path = npz(a=IMAGES, b=LABELS)
+    assert set(read_arrays(path, only="b")) == {"b"}
+    assert set(read_arrays(path, only="c")) == {"a", "b"}
+    save_file({"a": torch.ones(2), "b": torch.ones(3)}, tmp_path / "x.safetensors")
+    assert set(read_arrays(tmp_path / "x.safetensors", only="b")) == {"b"}
+
+
+def test_an_array_in_native_order_is_mapped_and_not_copied(tmp_path):
+    np.save(tmp_path / "x.npy", IMAGES)
+    assert isinstance(read_arrays(tmp_path / "x.npy")[""], np.memmap)

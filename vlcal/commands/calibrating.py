@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from vlcal._files import naming
 from vlcal.calibrators import (
     CALIBRATORS,
     Chain,
@@ -222,12 +223,14 @@ def _save(made: dict[str, Made], out: Path, save_probs: bool) -> None:
 
 
 def _save_probs(predictions: Predictions, path: Path) -> None:
-    shape = (len(predictions), predictions.n_classes)
+    about = {"descr": "<f4", "fortran_order": False}
+    about["shape"] = (len(predictions), predictions.n_classes)
     partial = path.with_suffix(".partial.npy")
-    file = np.lib.format.open_memmap(partial, mode="w+", dtype=np.float32, shape=shape)
-    for rows, block in predictions.blocks():
-        file[rows] = block.double().softmax(-1).cpu().numpy()
-    file.flush()
+    # written and not mapped: a full disk is an error then, and not the end of the process
+    with naming(partial), open(partial, "wb") as file:
+        np.lib.format.write_array_header_1_0(file, about)
+        for _, block in predictions.blocks():
+            file.write(block.double().softmax(-1).float().cpu().numpy().astype("<f4").tobytes())
     partial.replace(path)
 
 

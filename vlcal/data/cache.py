@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vlcal._files import sha256_of, write_atomic
+from vlcal._files import naming, sha256_of, write_atomic
 from vlcal.data.items import Dataset, Item
 
 FORMAT = 1
@@ -170,13 +170,13 @@ class _Cache:
 
     def start(self) -> None:
         """An empty file of the final size: the header of a safetensors file and a hole."""
-        with open(self.file, "wb") as file:
+        with naming(self.file), open(self.file, "wb") as file:
             file.write(self.header)
             file.truncate(self.size)
 
     def write(self, rows: slice, values: Tensor) -> str:
         content = values.numpy().tobytes()
-        with open(self.file, "r+b") as file:
+        with naming(self.file), open(self.file, "r+b") as file:
             file.seek(self.offset(rows))
             file.write(content)
             file.flush()

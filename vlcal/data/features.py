@@ -5,6 +5,7 @@ from __future__ import annotations
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,9 @@ from torch import Tensor
 from vlcal.types import check_finite, check_labels
 
 MAX_BYTES = 64 << 30
+_TENSOR = "; such files may hold pickled code, numpy.save('FILE.npy', tensor.numpy()) writes one"
+_TEXT = "; numpy.save('FILE.npy', numpy.loadtxt('FILE.csv', delimiter=',')) writes one"
+WAYS_OUT = {".pt": _TENSOR, ".pth": _TENSOR, ".pkl": _TENSOR, ".csv": _TEXT, ".txt": _TEXT}
 
 
 def read_features(
@@ -69,16 +73,26 @@ def read_features(
     return found
 
 
-def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
-    """Every array of a .npz, .npy (named "") or .safetensors file, in native byte order."""
+def read_arrays(path: str | Path, *, only: str | None = None) -> dict[str, np.ndarray]:
+    """Every array of a .npz, .npy (named "") or .safetensors file, in native byte order.
+
+    Args:
+        path: the file.
+        only: the name of the one array that is wanted; without such a one all are read.
+    """
     path = Path(path)
-    readers = {".npz": _read_npz, ".npy": _read_npy, ".safetensors": _read_safetensors}
+    readers: dict[str, Callable[[Path, str | None], dict[str, np.ndarray]]] = {
+        ".npz": _read_npz,
+        ".npy": _read_npy,
+        ".safetensors": _read_safetensors,
+    }
     if path.suffix not in readers:
-        raise ValueError(f"read_arrays: {path} must end in one of {', '.join(readers)}")
+        out = WAYS_OUT.get(path.suffix.lower(), "")
+        raise ValueError(f"read_arrays: {path} must end in one of {', '.join(readers)}{out}")
     if not path.is_file():
         raise FileNotFoundError(f"read_arrays: no such file: {path}")
     try:
-        arrays = readers[path.suffix](path)
+        arrays = readers[path.suffix](path, only)
     # what numpy, zipfile and zlib raise on files that are not what they claim to be
     except (
         ValueError,
@@ -93,29 +107,30 @@ def read_arrays(path: str | Path) -> dict[str, np.ndarray]:
         zlib.error,
     ) as error:
         raise ValueError(f"read_arrays: {path} cannot be read: {error}") from error
-    return {name: value.astype(value.dtype.newbyteorder("=")) for name, value in arrays.items()}
+    # .npy files stay mapped where they are in native order, so reading one takes no memory
+    return {n: a.astype(a.dtype.newbyteorder("="), copy=False) for n, a in arrays.items()}
 
 
-def _read_npz(path: Path) -> dict[str, np.ndarray]:
+def _read_npz(path: Path, only: str | None) -> dict[str, np.ndarray]:
     with zipfile.ZipFile(path) as archive:
         total = sum(member.file_size for member in archive.infolist())
     if total > MAX_BYTES:
         raise ValueError(f"it unpacks to {total} bytes, more than {MAX_BYTES}")
     with np.load(path, allow_pickle=False) as file:
-        return {name: file[name] for name in file.files}
+        return {name: file[name] for name in _wanted(file.files, only)}
 
 
-def _read_npy(path: Path) -> dict[str, np.ndarray]:
+def _read_npy(path: Path, only: str | None) -> dict[str, np.ndarray]:
     # mapping compares the header's shape with the file's size before any memory is taken
     return {"": np.load(path, allow_pickle=False, mmap_mode="r")}
 
 
-def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
-    from safetensors import SafetensorError
-    from safetensors.torch import load_file
+def _read_safetensors(path: Path, only: str | None) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError, safe_open
 
     try:
-        tensors = load_file(path)
+        with safe_open(path, framework="pt") as file:
+            tensors = {name: file.get_tensor(name) for name in _wanted(list(file.keys()), only)}
     except SafetensorError as error:
         raise ValueError(str(error)) from error
     # numpy knows no bfloat16
@@ -123,6 +138,10 @@ def _read_safetensors(path: Path) -> dict[str, np.ndarray]:
         name: (value.float() if value.is_floating_point() else value).numpy()
         for name, value in tensors.items()
     }
+
+
+def _wanted(names: list[str], only: str | None) -> list[str]:
+    return [only] if only in names else names
 
 
 def _matrix(path: str | Path, name: str, values: np.ndarray, normalize: bool) -> Tensor:

@@ -51,7 +51,7 @@ def check_no_cosines(who: str, logits: Tensor) -> None:
         raise ValueError(
             f"{who}: all logits lie in -1..1, like cosine similarities or probabilities do; "
             "multiply cosines by the model's logit scale (about 100 for CLIP), give probabilities "
-            "as probs=, or say validate=False if these are logits"
+            "as probs=, or say validate=False (--trust) if these are logits"
         )
 
 

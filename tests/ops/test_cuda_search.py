@@ -328,6 +328,35 @@ def test_keys_may_lie_apart(kernel, every):
     assert torch.equal(best.amax(1).double(), scores.amax(1))
 
 
+def need_memory(gibibytes):
+    if torch.cuda.mem_get_info()[0] < gibibytes << 30:
+        pytest.skip(f"needs {gibibytes} GiB of free memory")
+
+
+def test_keys_may_lie_beyond_four_gibibytes(kernel):
+    need_memory(10)
+    half = {"dtype": torch.float16, "device": "cuda"}
+    k16, q16 = torch.zeros(9_000_000, 256, **half), torch.ones(3, 256, **half)
+    found = torch.tensor([0, 4_194_304, 8_388_607, 8_388_608, 8_999_999], device="cuda")
+    k16[found] = 1
+    bias, floor = torch.zeros(len(k16), device="cuda"), torch.ones(3, device="cuda")
+    count, ids, _ = _cuda.screen(q16, k16, bias, floor, 8, **kernel)
+    assert count.tolist() == [5, 5, 5]
+    assert torch.equal(ids[:, :5].sort(1).values.long(), found.expand(3, -1))
+    groups = _cuda.group_max(q16, k16, bias, **kernel)
+    assert torch.equal(groups.nonzero()[:, 1].view(3, 5), (found // 64).expand(3, -1))
+    assert groups.max() == 256
+
+
+def test_lists_may_lie_beyond_two_billion_entries(kernel):
+    need_memory(24)
+    ones = torch.ones(135_000, 64, dtype=torch.float16, device="cuda")
+    bias, floor = torch.zeros(64, device="cuda"), torch.ones(len(ones), device="cuda")
+    count, ids, score = _cuda.screen(ones, ones[:64], bias, floor, 1 << 14, **kernel)
+    assert (count == 64).all() and (score[:, :64] == 64).all()
+    assert torch.equal(ids[-1, :64].sort().values.cpu(), torch.arange(64, dtype=torch.int32))
+
+
 @pytest.mark.parametrize("dim", [128, 512, 1024])
 def test_every_run_is_the_same(kernel, dim):
     q16, k16, bias = integers(256, 50_000, dim)

@@ -7,6 +7,8 @@ import re
 import subprocess
 import sys
 
+from tests.ops.ptx import facts
+
 CAPABILITIES = (80, 90)
 
 
@@ -17,7 +19,7 @@ def compile_all(module: str, specs: list[dict]) -> dict[str, dict]:
     argument that is no constexpr; `constants`, name to value; `options`, such as num_warps;
     `divisible`, names of arguments known as multiples of 16, as launches find out; `capabilities`,
     if not all. Returns "kernel/number/capability" to what the compiler says: bytes of `shared`
-    memory, and how many loads are under way `ahead` of the one it waits for.
+    memory, how many loads are under way `ahead` of the one it waits for, and `ptx.facts`.
     """
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
@@ -70,6 +72,7 @@ def _main(module: str) -> None:
             made[f"{spec['kernel']}/{number}/{capability}"] = {
                 "shared": compiled.metadata.shared,
                 "ahead": max(map(int, waits), default=0),
+                **facts(compiled.asm["ptx"]),
             }
     print(json.dumps(made))
 

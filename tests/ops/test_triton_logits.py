@@ -94,6 +94,7 @@ def test_walks_compile_within_shared_memory(large):
         launch = {"num_warps": shape.warps, "num_stages": shape.stages}
         constants = {"TERMS": terms, **tiles(shape.step)}
         flags = dict.fromkeys(("MAXIMA", "SUMS", "MOMENTS", "LABELS"), False)
+        constants["GROUP"] = 16 if terms == 1 else 4
         paired = large and terms == 1 and logits_pack().PAIRED.registers
         walk = {"num_warps": 8, "num_stages": 3, "maxnreg": 128} if paired else launch
         for chosen in (("MAXIMA", "SUMS", "MOMENTS"), ("SUMS", "LABELS")):
@@ -140,10 +141,20 @@ def test_the_other_kernels_compile():
     ]
     block = {"ROWS": 1, "BLOCK_D": 128}
     ranks = [
-        ("rank", {"LABELS": True, "K": k, "CHUNK": chunk, **block}, {})
-        for k, chunk in ((1, 8), (1, 2048), (32, 1024))
+        (
+            "rank",
+            {"LABELS": True, "K": k, "GROUP": g, "CHUNK": chunk, **block},
+            {"num_warps": warps},
+        )
+        for k, g, chunk, warps in (
+            (1, 4, 32, 1),
+            (1, 4, 256, 1),
+            (32, 4, 512, 1),
+            (1, 4, 2048, 4),
+            (32, 16, 1024, 4),
+            (1, 16, 8192, 8),
+        )
     ]
-    ranks.append(("rank", {"LABELS": True, "K": 1, "CHUNK": 8192, **block}, {"num_warps": 8}))
     ranks.append(("exact_scores", {"ROWS": 1, "COUNT": 64, "BLOCK_D": 64}, {}))
     for name, specs in (
         ("logits_kernels", finish),
@@ -210,8 +221,9 @@ def test_near_ties_are_ordered_in_float64(precision, k):
 
 
 @pytest.mark.parametrize("k", [1, 4, 32, 33])
-@pytest.mark.parametrize("ranked", [1, 64])
-def test_ties_go_to_the_lowest_index(monkeypatch, ranked, k):
+@pytest.mark.parametrize(("ranked", "group"), [(1, 4), (64, 4), (64, 16)])
+def test_ties_go_to_the_lowest_index(monkeypatch, ranked, group, k):
+    use_groups(monkeypatch, group)
     # a program of one row is what a GPU runs
     monkeypatch.setattr(launchers(), "RANKED", ranked)
     image, text = coarse_features(6, 50, 3)
@@ -245,9 +257,11 @@ def wide(values):
     return torch.cat([values, torch.full((len(values), 1), 300.0)], dim=1)
 
 
+@pytest.mark.parametrize("group", [4, 16])
 @pytest.mark.parametrize("precision", ["accurate", "fast"])
 @pytest.mark.parametrize("name", HOSTILE)
-def test_maxima_are_within_their_certified_margin(name, precision):
+def test_maxima_are_within_their_certified_margin(monkeypatch, name, precision, group):
+    use_groups(monkeypatch, group)
     image, text = HOSTILE[name]()
     dev_image, dev_text = moved((image, text), DEVICE)
     from vlcal.ops._triton import logits_pack
@@ -257,8 +271,8 @@ def test_maxima_are_within_their_certified_margin(name, precision):
     _, maxima = launchers().walk(packed, classes, None, maxima=True)
     center = classes.center.cpu()
     scores = image.double() @ (text.double() - center).T
-    tiles = torch.nn.functional.pad(scores, (0, 84), value=-math.inf).view(30, 3, 16, 8)
-    error = (maxima[:30].cpu().double() - tiles.amax(2).view(30, 24)).abs()
+    tiles = torch.nn.functional.pad(scores, (0, 84), value=-math.inf).view(30, -1, group, 8)
+    error = (maxima[:30].cpu().double() - tiles.amax(2).view(30, -1)).abs()
     bound = packed.margin[:30, None].cpu()
     assert (error.nan_to_num(0.0) <= bound).all()
     # and it is no idle bound: well below the scores themselves
@@ -269,8 +283,15 @@ def test_maxima_are_within_their_certified_margin(name, precision):
     assert (bound[:, 0] < 0.02 * sizes + 1e-30).all()
 
 
+def use_groups(monkeypatch, group):
+    # those of few classes, or of many
+    monkeypatch.setattr(logits_pack(), "FEW", 8192 if group == 4 else 0)
+
+
+@pytest.mark.parametrize("group", [4, 16])
 @pytest.mark.parametrize("name", HOSTILE)
-def test_order_holds_for_hostile_features(name):
+def test_order_holds_for_hostile_features(monkeypatch, name, group):
+    use_groups(monkeypatch, group)
     image, text = HOSTILE[name]()
     scale = 10.0 / float(logits64(image, text, 1.0).abs().max())
     out = softmax(image, text, scale, k=5)

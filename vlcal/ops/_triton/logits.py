@@ -34,7 +34,6 @@ WORKSPACE = 512 << 20
 LISTED = 32
 # tiles that a program walks
 SEGMENT = 8
-_GROUPS = BLOCK // 16
 # rows of a program that works in float64: a GPU wants many programs, the interpreter few
 RANKED = 64 if _triton.interpreted() else 1
 
@@ -92,7 +91,7 @@ def _softmax_wave(
     known = predicted_scale is None
     # with predicted_scale the factor waits for the prediction: maxima first, then the sums
     partial, maxima = walk(packed, classes, factor if known else None, maxima=k <= LISTED)
-    index, score, label_score = rank(image, text, packed, maxima, labels, k)
+    index, score, label_score = rank(image, text, packed, classes, maxima, labels, k)
     predicted = index[:, 0].clone()
     if predicted_scale is not None:
         # an index is out of range in rows that are refused below
@@ -188,7 +187,7 @@ def _statistics_wave(
     if other_image is not None and others is not None:
         other = pack_images(other_image, others)
     partial, maxima = _walk_statistics(packed, classes, other, others)
-    index, score, _ = rank(image, text, packed, maxima, None, 1)
+    index, score, _ = rank(image, text, packed, classes, maxima, None, 1)
     top = (score[:, 0] * factor).float()
     low = ((partial[0].amin(0)[:n].double() + packed.pivot[:n]) * factor).float()
     health = packed.margin[:n] + top - low
@@ -202,7 +201,7 @@ def _statistics_wave(
 def waves(n: int, classes: Classes, listed: int, others: Classes | None = None) -> Iterator[slice]:
     """Rows in equal waves of whole blocks whose workspace stays below WORKSPACE bytes."""
     depth = classes.hi.shape[1] + (0 if others is None else others.hi.shape[1])
-    row = 4 * depth + 4 * _GROUPS * classes.tiles + 16 * segments(classes) + listed + 64
+    row = 4 * depth + 4 * classes.groups + 16 * segments(classes) + listed + 64
     count = -(-n * row // WORKSPACE)
     size = -(-n // (count * BLOCK)) * BLOCK
     for start in range(0, n, size):
@@ -227,9 +226,7 @@ def walk(
     partial = torch.empty(
         (4 if labels is None else 3, segments(classes), n), dtype=torch.float32, device=device
     )
-    groups = torch.empty(
-        (n if maxima else 0, _GROUPS * classes.tiles), dtype=torch.float32, device=device
-    )
+    groups = torch.empty((n if maxima else 0, classes.groups), dtype=torch.float32, device=device)
     config = walk_shape(device, classes.terms)
     if factor is not None:
         factor = padded_rows((factor * math.log2(math.e)).float(), n, 1.0)
@@ -257,6 +254,7 @@ def walk(
         SUMS=factor is not None,
         MOMENTS=labels is None,
         LABELS=labels is not None,
+        GROUP=classes.group,
         BLOCK_N=BLOCK,
         BLOCK_C=BLOCK,
         BLOCK_D=config.step,
@@ -274,7 +272,7 @@ def _walk_statistics(
     """Smallest score and summed difference by segment, and maxima of groups."""
     device, n = images.hi.device, len(images.hi)
     partial = torch.empty((2, segments(classes), n), dtype=torch.float32, device=device)
-    groups = torch.empty((n, _GROUPS * classes.tiles), dtype=torch.float32, device=device)
+    groups = torch.empty((n, classes.groups), dtype=torch.float32, device=device)
     config = shape(device, classes.terms)
     second, second_classes = other or images, others or classes
     kernels("logits_kernels").statistics[(n // BLOCK, segments(classes))](
@@ -303,6 +301,7 @@ def _walk_statistics(
         SEGMENT,
         TERMS=classes.terms,
         OTHER=other is not None,
+        GROUP=classes.group,
         BLOCK_N=BLOCK,
         BLOCK_C=BLOCK,
         BLOCK_D=config.step,
@@ -317,6 +316,7 @@ def rank(
     image: Tensor,
     text: Tensor,
     packed: Images,
+    classes: Classes,
     maxima: Tensor,
     labels: Tensor | None,
     k: int,
@@ -344,13 +344,17 @@ def rank(
         # equal ones by the lowest index
         found = every.sort(dim=1, descending=True, stable=True)
         best, index = (part[:, :k].contiguous() for part in found)
-        own = every[:, :1] if labels is None else every.gather(1, labels[:, None])
+        # while a graph is captured nobody has looked whether labels are out of range
+        own = every[:, :1]
+        if labels is not None:
+            own = every.gather(1, labels.clamp(0, count - 1)[:, None])
         return index, best, own[:, 0].contiguous()
     index = torch.empty((n, k), dtype=torch.int64, device=image.device)
     score = torch.empty((n, k), dtype=torch.float64, device=image.device)
     label_score = torch.empty(n, dtype=torch.float64, device=image.device)
-    groups = maxima.shape[1]
-    chunk = min(8192, _power(groups))
+    chunk = min(8192, _power(classes.groups))
+    # a warp alone reduces without barriers
+    warps = 1 if chunk <= 512 else 4 if chunk <= 2048 else 8
     kernels("logits_rank_kernels").rank[(-(-n // RANKED),)](
         image,
         text,
@@ -364,15 +368,16 @@ def rank(
         n,
         count,
         dim,
-        groups,
+        classes.groups,
         *strides,
         k,
         LABELS=labels is not None,
         K=_power(k),
+        GROUP=classes.group,
         CHUNK=chunk,
         ROWS=RANKED,
         BLOCK_D=128,
-        num_warps=8 if chunk > 2048 else 4,
+        num_warps=warps,
         enable_fp_fusion=True,
     )
     return index, score, label_score

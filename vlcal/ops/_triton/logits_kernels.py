@@ -68,11 +68,22 @@ def scores(
 
 
 @triton.jit
-def _store_maxima(maxima, dots, rows, tile, tiles, BLOCK_N: tl.constexpr, BLOCK_C: tl.constexpr):
-    """Largest of every 16 classes, those 8 apart: a thread holds them all, so none is exchanged."""
-    best = tl.max(tl.reshape(dots, (BLOCK_N, BLOCK_C // 8, 8)), axis=1)
-    group = tile * 8 + tl.arange(0, 8)
-    tl.store(maxima + rows.to(tl.int64)[:, None] * (8 * tiles) + group[None, :], best)
+def _store_maxima(
+    maxima,
+    dots,
+    rows,
+    tile,
+    tiles,
+    GROUP: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+):
+    """Largest of every GROUP classes, those 8 apart: a thread holds them all and exchanges none."""
+    GROUPS: tl.constexpr = BLOCK_C // GROUP
+    best = tl.max(tl.reshape(dots, (BLOCK_N, GROUPS // 8, GROUP, 8)), axis=2)
+    best = tl.reshape(best, (BLOCK_N, GROUPS))
+    group = tile * GROUPS + tl.arange(0, GROUPS)
+    tl.store(maxima + rows.to(tl.int64)[:, None] * (GROUPS * tiles) + group[None, :], best)
     return tl.max(best, axis=1)
 
 
@@ -99,6 +110,7 @@ def walk(
     SUMS: tl.constexpr,
     MOMENTS: tl.constexpr,
     LABELS: tl.constexpr,
+    GROUP: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -128,7 +140,7 @@ def walk(
             TERMS, BLOCK_N, BLOCK_C, BLOCK_D,
         )  # fmt: skip
         if MAXIMA:
-            best = _store_maxima(maxima, dots, rows, tile, tiles, BLOCK_N, BLOCK_C)
+            best = _store_maxima(maxima, dots, rows, tile, tiles, GROUP, BLOCK_N, BLOCK_C)
         else:
             best = tl.max(dots, axis=1)
         if SUMS:
@@ -184,6 +196,7 @@ def statistics(
     tiles_per_segment,
     TERMS: tl.constexpr,
     OTHER: tl.constexpr,
+    GROUP: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_C: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -205,7 +218,7 @@ def statistics(
             x_hi, x_lo, t_hi, t_lo, inverse, bias, rows, cols, n_classes, depth,
             TERMS, BLOCK_N, BLOCK_C, BLOCK_D,
         )  # fmt: skip
-        _store_maxima(maxima, dots, rows, tile, tiles, BLOCK_N, BLOCK_C)
+        _store_maxima(maxima, dots, rows, tile, tiles, GROUP, BLOCK_N, BLOCK_C)
         low = tl.minimum(low, tl.min(tl.where(inside, dots, float("inf")), axis=1))
         if OTHER:
             others = scores(

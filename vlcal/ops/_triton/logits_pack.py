@@ -10,6 +10,8 @@ from torch import Tensor
 
 from vlcal.ops import _triton
 
+# up to so many classes, groups of them are small
+FEW = 8192
 # classes of a tile, images of a tile; packed rows are padded to tiles and to whole steps of depth
 BLOCK = 128
 STEP = 64
@@ -74,6 +76,19 @@ class Classes(NamedTuple):
     def tiles(self) -> int:
         """Tiles of classes."""
         return len(self.hi) // BLOCK
+
+    @property
+    def group(self) -> int:
+        """Classes of which the largest score is stored, to rank them: the ranking reads them all.
+
+        Small groups where the scores are few, large ones where storing would take longer.
+        """
+        return 4 if self.count <= FEW else 16
+
+    @property
+    def groups(self) -> int:
+        """Groups of classes."""
+        return len(self.hi) // self.group
 
 
 class Images(NamedTuple):

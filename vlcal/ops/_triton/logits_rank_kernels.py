@@ -48,7 +48,7 @@ def _first(values, indices, best):
 
 @triton.jit
 def _insert(values, indices, found, classes):
-    """The best of a list [ROWS, K] and of what was found [ROWS, 16], in a list of the same size."""
+    """The best of a list [ROWS, K] and of what was found [ROWS, GROUP], in a list of that size."""
     best = tl.max(found, axis=1)
     best_at = _first(found, classes, best)
     worst = tl.min(values, axis=1)
@@ -89,6 +89,7 @@ def rank(
     k,
     LABELS: tl.constexpr,
     K: tl.constexpr,
+    GROUP: tl.constexpr,
     CHUNK: tl.constexpr,
     ROWS: tl.constexpr,
     BLOCK_D: tl.constexpr,
@@ -114,12 +115,12 @@ def rank(
             chosen = tl.min(tl.where(left == top[:, None], group, 2147483647), axis=1)
             left = tl.where(group == chosen[:, None], float("-inf"), left)
             # the classes of `_store_maxima`
-            first = (chosen // 8).to(tl.int64) * 128 + chosen % 8
-            classes = first[:, None] + 8 * tl.arange(0, 16)[None, :]
+            first = (chosen // 8).to(tl.int64) * (8 * GROUP) + chosen % 8
+            classes = first[:, None] + 8 * tl.arange(0, GROUP)[None, :]
             inside = going[:, None] & (classes < n_classes)
             found = exact_products(
                 image, text, rows, good, classes, inside, dim, image_n, image_d, text_c, text_d,
-                ROWS, 16, BLOCK_D,
+                ROWS, GROUP, BLOCK_D,
             )  # fmt: skip
             found = tl.where(inside, found, float("-inf"))
             values, indices = _insert(values, indices, found, classes)

@@ -13,6 +13,8 @@ from vlcal.data.items import Dataset, Item
 from vlcal.evaluation import evaluate
 from vlcal.experiment import Method, run
 from vlcal.protocols import base_to_new
+from vlcal.reports import read_report
+from vlcal.reports.cells import cells_of, row_cells
 from vlcal.tuners import Recipe
 from vlcal.types import ClassSet, Predictions, VlcalWarning
 from vlcal.writeup import write_up
@@ -81,6 +83,11 @@ def test_rows_name_every_tuner_calibrator_and_split(done):
     assert {row["n"] for row in result.rows} == {48}
     stored = [json.loads(line) for line in (folder / "results.jsonl").read_text().splitlines()]
     assert stored == result.rows
+    again = read_report(folder)
+    assert again.rows == tuple(result.rows)
+    for each, kept in zip(result.measured, again.cells, strict=True):
+        seen = each.evaluation.outcomes
+        assert row_cells({"cells": kept}).table.equal(cells_of(seen, "right").table)
 
 
 def test_the_zero_shot_row_does_not_depend_on_what_is_tuned(done, clip, task, tmp_path):

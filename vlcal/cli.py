@@ -106,6 +106,8 @@ def _fields(kind: Any) -> dict[str, tuple[Any, str]]:
 def _hyphens(text: str) -> str:
     """Flags as people type them: hyphens, and switches without a value."""
     text = re.sub(r"--[a-z]+(_[a-z]+)+", lambda flag: flag[0].replace("_", "-"), text)
+    # a description that stands in the same line stays in its column
+    text = re.sub(r" \{true,false\}( {2,})(?=\S)", lambda found: " " * len(found[0]), text)
     return text.replace(" {true,false}", "")
 
 

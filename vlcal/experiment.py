@@ -29,7 +29,8 @@ from vlcal.metrics import convention as convention_named
 from vlcal.prediction import predict
 from vlcal.protocols import Task
 from vlcal.regularizers import Regularizer
-from vlcal.reports.rows import read_rows
+from vlcal.reports import cells
+from vlcal.reports.rows import CELLS, read_rows
 from vlcal.training import fit, setup_of
 from vlcal.tuners import (
     FeatureBatches,
@@ -157,7 +158,8 @@ def run(
 
     The tuner and the predictions of every split are kept in a folder named by the hash of all that
     they depend on, so a second call finds them and an interrupted one goes on where it stopped.
-    Rows are appended to `results.jsonl`, each once.
+    Rows are appended to `results.jsonl`, each once, and what the pictures of a report need beside
+    them to `cells.jsonl`.
 
     Args:
         task: from `vlcal.protocols`.
@@ -205,7 +207,7 @@ def run(
         "versions": versions(),
     }
     measured = list(_measure(method.label, key, about, val, tests, chosen))
-    _append(Path(folder) / RESULTS, [each.row for each in measured])
+    _append(Path(folder), measured)
     return Result(task, home, measured)
 
 
@@ -393,9 +395,15 @@ def _proximity(test: Predictions, val: Predictions, rule: Convention) -> Tensor:
     return image_proximity(test.image_features, val.image_features, rule, k=k)
 
 
-def _append(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def _append(folder: Path, measured: Sequence[Measured]) -> None:
+    """Append the rows that are not there yet, and beside them their cells, for the pictures."""
+    path = folder / RESULTS
     started = path.is_file() and path.stat().st_size > 0
     known = {row.get("key") for row in read_rows(path)[0]} if started else set()
-    for row in rows:
-        if row["key"] not in known:
-            append_line(path, json.dumps(row))
+    for each in measured:
+        key = each.row["key"]
+        if key not in known:
+            # cells first, so that a killed run leaves no row without them
+            fine = cells.of_row(each.evaluation.outcomes, each.evaluation.bins.closed)
+            append_line(folder / CELLS, json.dumps({"key": key, "cells": fine}))
+            append_line(path, json.dumps(each.row))

@@ -123,10 +123,8 @@ def _notes(found: Mapping[str, Evaluation]) -> dict[str, str]:
 
 def _cells(evaluation: Evaluation) -> dict[str, Any]:
     """The fine cells of a row; none where a confidence is not a number."""
-    seen = evaluation.outcomes
-    if not bool(torch.isfinite(seen.confidence).all()):
-        return {}
-    return {"cells": cells.stored(cells.cells_of(seen, evaluation.bins.closed))}
+    found = cells.of_row(evaluation.outcomes, evaluation.bins.closed)
+    return {} if found is None else {"cells": found}
 
 
 def _classes(result: Result, tuner: str, calibrator: str | None) -> list[ClassRow]:

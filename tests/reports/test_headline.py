@@ -101,6 +101,11 @@ def test_chance_is_that_of_the_accuracy_it_moves_most():
     assert "by about 9.8 points" in chance(rows)
 
 
+def test_what_differs_between_lines_is_in_parentheses():
+    rows = [row(), row("coop", "dac", calibrator_options={"dac": {"k": 3}}), row("coop", "dac")]
+    assert "DAC (k 3) leaves the error (ECE) unchanged" in headline(rows)
+
+
 def test_of_many_calibrators_the_best_and_the_worst_are_named():
     eces = {"none": 0.1, "ts": 0.02, "dac": 0.05, "hb": 0.03, "cac": 0.12}
     rows = [

@@ -2,6 +2,7 @@ import dataclasses
 import json
 import re
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 from xml.etree import ElementTree
 
@@ -115,6 +116,19 @@ def test_lines_of_results_become_a_report(tmp_path):
     path = tmp_path / "results.jsonl"
     path.write_text("\ufeff" + "\n".join(map(json.dumps, grid())) + "\n", encoding="utf-8")
     assert read_report(path) == Report.from_rows(grid())
+
+
+def test_cells_beside_the_rows_bring_every_picture_back(tmp_path, caplog):
+    rows = [{**each, "key": str(i)} for i, each in enumerate(grid())]
+    bare = [{k: v for k, v in each.items() if k != "cells"} for each in rows]
+    (tmp_path / "results.jsonl").write_text("\n".join(map(json.dumps, bare)))
+    without = read_report(tmp_path)
+    lines = [json.dumps({"key": row["key"], "cells": row["cells"]}) for row in rows]
+    (tmp_path / "cells.jsonl").write_text("\n".join([*lines, "7", lines[0][:40]]))
+    found = read_report(tmp_path)
+    assert found.rows_with_cells == Report.from_rows(rows).rows_with_cells
+    assert replace(found, cells=()) == without
+    assert "cells.jsonl is not JSON and was left out" in caplog.text
 
 
 def test_a_torn_line_is_left_out_and_counted(tmp_path, caplog):

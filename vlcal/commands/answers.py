@@ -18,7 +18,9 @@ class Answer(NamedTuple):
 
 def told(report: Report, page: Path) -> Answer:
     """The report as data without the cells of its pictures, and its table and headline as text."""
-    text = "\n".join([plain(result_table(report.rows)), "", *report.headline, "", str(page)])
+    text = "\n".join(
+        [plain(result_table(report.rows)).rstrip(), "", *report.headline, "", str(page)]
+    )
     data = json.loads(report.to_json()) | {"page": str(page)}
     del data["cells"]
     return Answer(data, text)

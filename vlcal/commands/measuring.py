@@ -83,7 +83,7 @@ def report(progress: Progress, source: str, *, out: str = "vlcal-report") -> Ans
     """Write the report of stored results: a results.jsonl, or the report.json of an older report.
 
     Args:
-        source: the file.
+        source: the file, or the folder of the results.jsonl.
         out: folder for report.html and report.json.
     """
     made = read_report(source)

@@ -78,6 +78,13 @@ def stored(cells: BinStatistics) -> dict[str, Any]:
     return {"grid": GRID, "closed": cells.closed, **named}
 
 
+def of_row(outcomes: Outcomes, closed: Literal["right", "left"]) -> dict[str, Any] | None:
+    """What a row stores of its outcomes; None where a confidence is not a number."""
+    if not bool(torch.isfinite(outcomes.confidence).all()):
+        return None
+    return stored(cells_of(outcomes, closed))
+
+
 def row_cells(row: Mapping[str, Any]) -> BinStatistics | None:
     """The cells stored in a row, or None if it has none.
 

@@ -31,11 +31,11 @@ def display(name: str) -> str:
     """The name of a tuner or calibrator as the papers write it; short unknown ones are acronyms.
 
     Of names joined by `+`, as in "coop+dor" and "ts+dac", each is written so; what follows a comma,
-    as in "coop, shots 4", stays.
+    as in "coop, shots 4", is put into parentheses.
     """
     name, comma, more = name.partition(", ")
     if comma:
-        return f"{display(name)}{comma}{more}"
+        return f"{display(name)} ({more})"
     if "+" in name.strip("+"):
         return "+".join(display(part) for part in name.split("+"))
     return _DISPLAY.get(name, name.upper() if len(name) <= 4 and name.islower() else name)

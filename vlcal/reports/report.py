@@ -15,7 +15,15 @@ from vlcal.reports.cells import row_cells
 from vlcal.reports.classes import ClassRow
 from vlcal.reports.headline import chance, sentences
 from vlcal.reports.notes import HOW_TO_READ
-from vlcal.reports.rows import Row, check_rows, one_convention, read_rows, read_text, row_bins
+from vlcal.reports.rows import (
+    Row,
+    check_rows,
+    one_convention,
+    read_rows,
+    read_text,
+    row_bins,
+    with_cells,
+)
 
 FORMAT = "vlcal-report-1"
 Fact = str | int | float
@@ -131,10 +139,15 @@ class Report:
 def read_report(path: str | Path) -> Report:
     """A report from a `report.json`, or made anew from a JSON-lines file of result rows.
 
-    Lines that a killed run left torn are left out, counted in the facts and logged.
+    A folder stands for the `results.jsonl` in it. Fine cells are taken from `cells.jsonl` beside
+    the rows, where there is one. Lines that a killed run left torn are left out, counted in the
+    facts and logged.
     """
+    if Path(path).is_dir():
+        path = Path(path) / "results.jsonl"
     if Path(path).suffix == ".jsonl":
         rows, torn = read_rows(path)
+        rows = with_cells(rows, path)
         return Report.from_rows(rows, facts={"unreadable lines": torn} if torn else None)
     return Report.from_json(path)
 

@@ -16,6 +16,7 @@ from vlcal.ops import BinStatistics
 Row = Mapping[str, Any]
 
 LARGEST_FILE = 256 * 2**20  # bytes
+CELLS = "cells.jsonl"  # beside the rows: their outcomes in fine cells, by key
 _TEXT = ("tuner", "calibrator", "split", "convention")
 # what one tuner, and one calibrator, can be run with: rows that differ here are different lines
 OF_TUNER = ("clip", "template", "shots", "recipe", "options", "views", "augmentation")
@@ -105,18 +106,37 @@ def read_rows(path: str | Path) -> tuple[list[dict[str, Any]], int]:
         FileNotFoundError: no such file.
         ValueError: no row at all, a line that is JSON but not a row, or a file above 256 MiB.
     """
-    rows, torn = [], 0
-    for number, line in enumerate(read_text(path, "read_rows").splitlines(), 1):
-        if not line.strip():
-            continue
-        try:
-            rows.append(json.loads(line))
-        except (ValueError, RecursionError):
-            torn += 1
-            _log.warning("read_rows: line %d of %s is not JSON and was left out", number, path)
+    rows, torn = _read_lines(path, "read_rows")
     if not rows:
         raise ValueError(f"read_rows: {path} holds no result row")
     return check_rows(rows, f"read_rows: {path}"), torn
+
+
+def with_cells(rows: Sequence[Row], path: str | Path) -> list[Row]:
+    """The rows with what a file `cells.jsonl` beside theirs says of them; it may be absent."""
+    beside = Path(path).with_name(CELLS)
+    if not beside.is_file():
+        return list(rows)
+    if beside.stat().st_size > LARGEST_FILE:
+        _log.warning("read_report: %s is too large, so some pictures are left out", beside)
+        return list(rows)
+    lines, _ = _read_lines(beside, "read_report")
+    by_key = {line.get("key"): line.get("cells") for line in lines if isinstance(line, dict)}
+    return [{**row, "cells": by_key.get(row.get("key"))} for row in rows]
+
+
+def _read_lines(path: str | Path, who: str) -> tuple[list[Any], int]:
+    """What the lines of a file hold, and the number of those that are not JSON."""
+    found, torn = [], 0
+    for number, line in enumerate(read_text(path, who).split("\n"), 1):
+        if not line.strip():
+            continue
+        try:
+            found.append(json.loads(line))
+        except (ValueError, RecursionError):
+            torn += 1
+            _log.warning("%s: line %d of %s is not JSON and was left out", who, number, path)
+    return found, torn
 
 
 def read_text(path: str | Path, who: str) -> str:

@@ -128,3 +128,14 @@ def test_waits_once(name):
     with fake_cuda() as gpu:
         ONCE[name](gpu.device)
         assert len(gpu.waits) == 1
+
+
+@pytest.mark.parametrize("n_bins", [15, 64])
+def test_equal_mass_takes_the_memory_it_says(n_bins):
+    with fake_cuda() as gpu:
+        confidence, correct = made(gpu.device, 10**8), made(gpu.device, 10**8, dtype=torch.bool)
+        gpu.peak = before = gpu.live
+        ops.equal_mass_statistics(confidence, correct, n_bins)
+        assert gpu.peak - before < n_bins * 6 << 20
+        # nothing is added up by atomic operations that queue
+        assert not {"index_add_", "scatter_add_", "bincount"} & set(gpu.operations)

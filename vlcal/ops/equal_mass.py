@@ -60,7 +60,7 @@ def equal_mass_statistics(
 
     Not differentiable. Above 16,384 samples the native backend uses up to 4 N bytes, as much of
     them as there are samples about as sure as the borders, and 0.3 MiB per thread. On a GPU it
-    waits and is captured as `bin_statistics`; ties "together" in up to 64 bins take 3 B MiB, all
+    waits and is captured as `bin_statistics`; ties "together" in up to 64 bins take 6 B MiB, all
     else sorts the samples.
 
         >>> confidence, correct = torch.tensor([0.9, 0.6, 0.7, 0.7]), torch.ones(4).bool()

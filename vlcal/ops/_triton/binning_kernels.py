@@ -67,17 +67,26 @@ def bin_sums(
         threshold = tl.load(threshold_ptr + column, mask=inside, other=float("inf"))
     words = tl.zeros((BLOCK, BINS), tl.int64)
     wrong = tl.zeros((BLOCK,), tl.int32)
-    first = tl.program_id(0).to(tl.int64) * steps * BLOCK
-    for step in range(steps):
-        row = first + step * BLOCK + tl.arange(0, BLOCK)
+    row = tl.program_id(0).to(tl.int64) * steps * BLOCK + tl.arange(0, BLOCK)
+    next_confidence = tl.load(confidence_ptr + row * stride_confidence, row < n, 0.0)
+    next_correct = tl.load(correct_ptr + row * stride_correct, row < n, 0)
+    if GROUPS:
+        next_key = tl.load(key_ptr + row * stride_key, row < n, 0)
+    for _ in range(steps):
         real = row < n
-        confidence = tl.load(confidence_ptr + row * stride_confidence, mask=real, other=0.0)
+        confidence = next_confidence
+        correct = next_correct
+        if GROUPS:
+            key = next_key
+        # of the next step, under way during this one
+        row += BLOCK
+        next_confidence = tl.load(confidence_ptr + row * stride_confidence, row < n, 0.0)
+        next_correct = tl.load(correct_ptr + row * stride_correct, row < n, 0)
         if confidence.dtype != tl.float64:
             confidence = confidence.to(tl.float32)
-        correct = tl.load(correct_ptr + row * stride_correct, mask=real, other=0)
         good = real & (confidence >= 0.0) & (confidence <= 1.0)
         if GROUPS:
-            key = tl.load(key_ptr + row * stride_key, mask=real, other=0)
+            next_key = tl.load(key_ptr + row * stride_key, row < n, 0)
             good = good & (key >= 0) & (key < n_bins)
         wrong += (real & (good == 0)).to(tl.int32)
         confidence = tl.where(good, confidence, 0.0)
@@ -149,7 +158,7 @@ def classwise_sums(
     A program takes `steps` <= 1023 times ROWS rows, CLASSES classes and BINS thresholds.
     """
     lane = tl.arange(0, ROWS * CLASSES)
-    first = tl.program_id(0).to(tl.int64) * steps * ROWS + lane // CLASSES
+    row = tl.program_id(0).to(tl.int64) * steps * ROWS + lane // CLASSES
     label = tl.program_id(1) * CLASSES + lane % CLASSES
     column = tl.program_id(2) * BINS + tl.arange(0, BINS)
     inside = column < n_bins
@@ -158,11 +167,18 @@ def classwise_sums(
     wrong = tl.zeros((ROWS * CLASSES,), tl.int32)
     one = tl.full((ROWS * CLASSES,), 1, tl.int64)
     from_class = prob_ptr + label.to(tl.int64) * stride_class
-    for step in range(steps):
-        row = first + step * ROWS
+    real = (row < n) & (label < n_classes)
+    next_prob = tl.load(from_class + row * stride_row, real, 0.0)
+    next_true = tl.load(label_ptr + row * stride_label, real, 0)
+    for _ in range(steps):
         real = (row < n) & (label < n_classes)
-        prob = tl.load(from_class + row * stride_row, mask=real, other=0.0).to(tl.float32)
-        true = tl.load(label_ptr + row * stride_label, mask=real, other=0)
+        prob = next_prob.to(tl.float32)
+        true = next_true
+        # of the next step, under way during this one
+        row += ROWS
+        ahead = (row < n) & (label < n_classes)
+        next_prob = tl.load(from_class + row * stride_row, ahead, 0.0)
+        next_true = tl.load(label_ptr + row * stride_label, ahead, 0)
         good = real & (prob >= 0.0) & (prob <= 1.0)
         known = (true >= 0) & (true < n_classes)
         wrong += (real & ((good & known) == 0)).to(tl.int32)

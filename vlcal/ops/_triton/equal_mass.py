@@ -72,8 +72,7 @@ def by_cells(
     index = _bin(2 * start + 1, n, n_bins)
     cut = (count > 0) & (index != _bin(2 * end - 1, n, n_bins))
     slots = n_bins - 1
-    table = pairs.new_zeros(3, n_bins)
-    table.index_add_(1, index, torch.stack([count, pairs >> 32, units]) * ~cut)
+    table = _by_bin(index, torch.stack([count, pairs >> 32, units]) * ~cut, n_bins)
     if not slots:
         return table, bad
     slot = torch.where(cut, cut.cumsum(0), 0)
@@ -83,8 +82,20 @@ def by_cells(
     end = start[cell, None] + count.cumsum(1)
     index = _bin(2 * end - count, n, n_bins)
     units = count * _units(cell[:, None] * VALUES + torch.arange(VALUES, device=cell.device))
-    values = torch.stack([count, inner >> 32, units]).flatten(1)
-    return table.index_add_(1, index.flatten(), values), bad
+    values = torch.stack([count, inner >> 32, units])
+    return table + _by_bin(index, values, n_bins).sum(1), bad
+
+
+def _by_bin(index: Tensor, values: Tensor, n_bins: int) -> Tensor:
+    """Sums [..., B] of values [..., L] over each bin, whose index [..., L] ascends.
+
+    Running sums where the bins begin: thousands of atomic additions to a few places would queue.
+    """
+    edges = torch.arange(n_bins + 1, device=index.device).expand(*index.shape[:-1], n_bins + 1)
+    at = torch.searchsorted(index.contiguous(), edges.contiguous())
+    at = at.expand(len(values), *at.shape)
+    before = values.cumsum(-1).gather(-1, (at - 1).clamp(min=0)) * (at > 0)
+    return before.diff(dim=-1)
 
 
 def _bin(twice: Tensor, n: int, n_bins: int) -> Tensor:

@@ -1,45 +1,67 @@
 """Runs every GPU backend on small inputs: something to look at under compute-sanitizer.
 
-`python -m benchmarks.gpu_small cuda`: a few cases of `tests/ops/cases.py` for every op that has it.
+`python -m benchmarks.gpu_small triton cuda`: a few cases of `tests/ops/cases.py` for every op that
+has such a backend, in both precisions and with gradients; of the searches in CUDA C++ also the
+kernels that this device would not choose.
 """
 
 from __future__ import annotations
 
+import inspect
 import sys
 
 import torch
 
 from tests.ops.cases import CASES
-from tests.oracle import device_of, moved
-from vlcal import ops
+from tests.oracle import device_of, moved, run
+from vlcal import _cuda, ops
 
 MOST_NUMBERS = 50_000  # of an input
 
 
 def small_calls(backend: str, most: int) -> list[str]:
-    """Run up to `most` small cases of every op; "op: case" of each that ran."""
+    """Run about `most` of the small cases of every op; "op: case" of each that ran."""
     ran = []
     for op, (function, cases, _) in CASES.items():
         if backend not in {b.name for b in ops.OPS[op] if b.missing() is None}:
             continue
-        done = 0
-        for case in cases:
+        precise = "precision" in inspect.signature(function).parameters
+        for case in cases[:: max(1, len(cases) // most)]:
             args, kwargs = moved(case.make(), device_of(backend))
-            sizes = [arg.numel() for arg in args if isinstance(arg, torch.Tensor)]
-            if done == most or max(sizes) > MOST_NUMBERS:
+            if max(arg.numel() for arg in args if isinstance(arg, torch.Tensor)) > MOST_NUMBERS:
                 continue
             try:
-                function(*args, **kwargs, backend=backend)
+                for options in ({}, {"precision": "fast"})[: 1 + precise]:
+                    run(function, args, {**kwargs, **options}, backend)
             except NotImplementedError:
                 continue  # not one of the inputs it takes
-            done += 1
             ran.append(f"{op}: {case}")
     return ran
 
 
+def both_screens() -> list[str]:
+    """The screens of the searches: those of compute capability 8.0, and of 9.0 where it is that."""
+    ran = []
+    device = torch.device("cuda")
+    for wgmma in (False, True)[: 1 + _cuda.has_wgmma(device)]:
+        # queries that stay in shared memory, and wider ones that do not
+        for n, keys, dim in ((1, 1, 64), (70, 700, 256), (65, 300, 1088)):
+            q16 = torch.randn(n, dim, device=device).half()
+            k16 = torch.randn(keys, dim, device=device).half()
+            bias = torch.randn(keys, device=device)
+            _cuda.group_max(q16, k16, bias, wgmma=wgmma)
+            _cuda.screen(q16, k16, bias, bias.new_zeros(n), 64, wgmma=wgmma)
+            ran.append(f"screens: {n} x {keys} x {dim}, {'wgmma' if wgmma else 'mma'}")
+    return ran
+
+
 if __name__ == "__main__":
-    ran = small_calls(sys.argv[1], most=4)
-    if torch.cuda.is_available():
-        torch.cuda.synchronize()
-    print(f"{sys.argv[1]}: {len(ran)} small calls")
-    sys.exit(0 if ran else f"gpu_small: no op can run on {sys.argv[1]} here")
+    for backend in sys.argv[1:]:
+        ran = small_calls(backend, most=6)
+        if backend == "cuda" and ran:
+            ran += both_screens()
+        if torch.cuda.is_available():
+            torch.cuda.synchronize()
+        print(f"{backend}: {len(ran)} small calls")
+        if not ran:
+            sys.exit(f"gpu_small: no op can run on {backend} here")

@@ -1,9 +1,11 @@
 """The GPU benchmarks without a GPU: the same workloads, small, and the table of the plan."""
 
 import os
+import re
 import shutil
 import signal
 import subprocess
+import sys
 import time
 
 import pytest
@@ -216,11 +218,58 @@ def test_figures_of_a_peer_that_is_gone_stay_and_those_of_a_wrong_kernel_do_not(
 def test_small_calls_take_what_each_backend_takes(monkeypatch):
     chosen = {"bin_statistics": gpu_small.CASES["bin_statistics"]}
     monkeypatch.setattr(gpu_small, "CASES", chosen)
-    assert gpu_small.small_calls("native", 2) in (
-        ["bin_statistics: thousand", "bin_statistics: one bin"],
-        [],
-    )
+    ran = gpu_small.small_calls("native", 2)
+    assert not ran or ran[0] == "bin_statistics: thousand"
     assert gpu_small.small_calls("none of ours", 2) == []
+
+
+@needs_interpreter
+def test_small_calls_reach_every_op_and_send_gradients_back(monkeypatch):
+    given = []
+    monkeypatch.setattr(gpu_small, "run", lambda *args: given.append(args))
+    ran = {name.split(":")[0] for name in gpu_small.small_calls("triton", 3)}
+    assert ran == {op for op, backends in ops.OPS.items() if "triton" in {b.name for b in backends}}
+    assert {kwargs.get("precision") for _, _, kwargs, _ in given} == {None, "fast"}
+
+
+BREAKS = """
+import pytest, torch
+
+def lost():
+    raise RuntimeError("an illegal memory access was encountered")
+
+@pytest.mark.parametrize("i", range(12))
+def test_one(i, monkeypatch):
+    if i == 5:
+        torch.cuda.is_initialized, torch.cuda.synchronize = lambda: True, lost
+    torch.cuda.is_initialized() and torch.cuda.synchronize()
+"""
+
+
+def test_a_test_that_breaks_the_device_is_the_only_one_that_fails(tmp_path):
+    pytest.importorskip("xdist")
+    (tmp_path / "test_breaks.py").write_text(BREAKS)
+    options = [
+        "-q",
+        "-n",
+        "1",
+        "--dist",
+        "worksteal",
+        "-p",
+        "benchmarks.gpu_tests",
+        "-p",
+        "no:cacheprovider",
+    ]
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", *options, "-c", os.devnull, str(tmp_path)],
+        cwd=HERE.parent,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    # once by itself, once for the worker that it took along
+    assert "2 failed, 11 passed" in done.stdout, done.stdout
+    assert re.search(r"test_one\[5\]: call\n(.*\n)*?.*an illegal memory access", done.stdout)
 
 
 def test_the_script_is_a_shell_script():

@@ -34,12 +34,10 @@ def poisoned_memory(monkeypatch):
             if tensor.device.type == "meta" or type(tensor) is not torch.Tensor:
                 return tensor
             if tensor.is_floating_point():
-                return tensor.fill_(float("nan"))
-            return (
+                tensor.detach().fill_(float("nan"))  # it may be a leaf that requires a gradient
+            elif tensor.dtype == torch.int64:
                 tensor.fill_(torch.iinfo(tensor.dtype).min)
-                if tensor.dtype == torch.int64
-                else tensor
-            )
+            return tensor
 
         return make
 

@@ -119,21 +119,37 @@ def test_same_integers_as_the_cpu(gpu, make, offset, op):
         assert torch.equal(got.cpu(), want)
 
 
-def test_a_side_stream_and_a_graph_give_the_same(gpu):
+@pytest.mark.parametrize("op", [bin_statistics, equal_mass_statistics])
+def test_a_side_stream_and_a_graph_give_the_same(gpu, op):
     confidence, correct = (values.to(gpu) for values in confidences(50_000))
-    want = [op(confidence, correct, backend="cuda").table for op in (bin_statistics,)]
+    want = op(confidence, correct, backend="cuda").table
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
-        got = bin_statistics(confidence, correct, backend="cuda").table
+        got = op(confidence, correct, backend="cuda").table
     side.synchronize()
-    assert torch.equal(got, want[0])
+    assert torch.equal(got, want)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        captured = bin_statistics(confidence, correct, backend="cuda").table
-    graph.replay()
-    torch.cuda.synchronize()
-    assert torch.equal(captured, want[0])
+        captured = op(confidence, correct, backend="cuda").table
+    for halves in (1, 2):  # a replay reads what is there then
+        correct[: len(correct) // halves] = False
+        graph.replay()
+        assert torch.equal(captured, op(confidence, correct, backend="cuda").table)
+
+
+def test_more_samples_than_32_bits_count(gpu):
+    n, free = 2**31 + 5, torch.cuda.mem_get_info()[0]
+    if free < 8 * n:
+        pytest.skip(f"needs {8 * n} bytes on the device, {free} are free")
+    confidence = torch.full((n,), 0.75, device=gpu)
+    confidence[-1] = 0.25
+    correct = torch.ones(n, dtype=torch.bool, device=gpu)
+    table = bin_statistics(confidence, correct, 2, backend="cuda").table
+    assert table[:2].tolist() == [[1, n - 1]] * 2
+    assert table[2].tolist() == [2**28, (n - 1) * 3 * 2**28]
+    with pytest.raises(NotImplementedError, match=r"up to 2\^31 - 1 samples"):
+        equal_mass_statistics(confidence, correct, backend="cuda")
 
 
 @pytest.mark.parametrize("op", [bin_statistics, equal_mass_statistics])

@@ -61,6 +61,14 @@ def test_small_workloads_pass_their_gate_and_every_call_runs(key):
 
 
 @needs_interpreter
+def test_densities_of_the_peers_are_ours():
+    calls = RUNS["kernel_density", "100k under 100k points"].on("cpu", small=True).calls
+    for i in range(2):
+        theirs = calls["torch in blocks"](i)
+        torch.testing.assert_close(theirs, calls["triton"](i), rtol=1e-4, atol=0)
+
+
+@needs_interpreter
 def test_the_gate_refuses_a_wrong_backend(monkeypatch):
     from vlcal.ops._triton import binning
 

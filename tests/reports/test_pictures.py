@@ -23,6 +23,7 @@ from vlcal.reports import (
 from vlcal.reports.class_reliability import class_reliability_svg
 from vlcal.reports.figures import OVER, UNDER, to_png, to_svg
 from vlcal.reports.lines import looks
+from vlcal.reports.reliability import reliability_panels
 from vlcal.reports.scatter import proximity_scatter_svg
 
 SVG = "{http://www.w3.org/2000/svg}"
@@ -138,6 +139,20 @@ def test_a_pair_shares_its_limits():
 def test_bins_without_samples_or_edges_are_refused(bins, message):
     with pytest.raises(ValueError, match=message):
         reliability_diagram(bins)
+
+
+@pytest.mark.parametrize("level", [0.02, 0.5, 0.99])
+def test_names_of_lines_stay_inside_the_picture(level):
+    confidence = torch.full((100,), level).clamp(0, 1)
+    correct = torch.arange(100) < round(100 * min(1.0, max(0.0, level - 0.01)))
+    figure, _ = reliability_panels([bin_statistics(confidence, correct)], ["x"])
+    figure.canvas.draw()
+    ax = figure.axes[-1]
+    names = [text for text in ax.texts if text.get_text() in ("accuracy", "confidence")]
+    assert len(names) == 2
+    for name in names:
+        box, frame = name.get_window_extent(), ax.get_window_extent()
+        assert frame.x0 <= box.x0 and box.x1 <= frame.x1
 
 
 def test_titles_are_not_mathematics_and_need_no_glyphs():

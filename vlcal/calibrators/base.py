@@ -49,14 +49,10 @@ class Calibrator(Protocol):
             and its `transform` works without `fit`.
     """
 
-    @property
-    def name(self) -> str: ...  # noqa: D102
-    @property
-    def keeps_argmax(self) -> bool: ...  # noqa: D102
-    @property
-    def handles_new_classes(self) -> bool: ...  # noqa: D102
-    @property
-    def needs(self) -> tuple[str, ...]: ...  # noqa: D102
+    name: ClassVar[str]
+    keeps_argmax: ClassVar[bool]
+    handles_new_classes: ClassVar[bool]
+    needs: ClassVar[tuple[str, ...]]
 
     def fit(self, val: Predictions) -> Self:
         """Learn from validation predictions; the same object, fitted."""
@@ -134,7 +130,7 @@ class Chain:
 
     name: ClassVar[str] = "chain"
 
-    steps: Sequence[Calibrator] = field(default=())
+    steps: Sequence[Calibrator | Chain] = field(default=())
 
     @property
     def keeps_argmax(self) -> bool:

@@ -22,11 +22,10 @@ class Chosen(NamedTuple):
     classes: tuple[type, ...]
     options: dict[str, dict[str, Any]]
 
-    def make(self) -> Calibrator:
+    def make(self) -> Calibrator | Chain:
         """A new one, unfitted."""
-        steps: list[Any] = [each(**self.options.get(_name(each), {})) for each in self.classes]
-        made: Any = steps[0] if len(steps) == 1 else Chain(steps)
-        return made
+        steps = [each(**self.options.get(_name(each), {})) for each in self.classes]
+        return steps[0] if len(steps) == 1 else Chain(steps)
 
 
 def choose(named: Callable[[str], type], names: Sequence[str], options: Options) -> list[Chosen]:
@@ -74,7 +73,7 @@ def refuse_early(chosen: Sequence[Chosen], untuned: Predictions) -> None:
             ) from refusal
 
 
-def fit_all(chosen: Sequence[Chosen], val: Predictions) -> dict[str, Calibrator]:
+def fit_all(chosen: Sequence[Chosen], val: Predictions) -> dict[str, Calibrator | Chain]:
     """Fitted calibrators by name.
 
     Raises:

@@ -21,7 +21,7 @@ from vlcal.calibrators.base import Calibrator, Chain
 FORMAT = 1
 
 
-def save_calibrator(calibrator: Calibrator, path: str | Path) -> None:
+def save_calibrator(calibrator: Calibrator | Chain, path: str | Path) -> None:
     """Write a calibrator, with its parameters and what it has learned, to one file."""
     tensors: dict[str, Tensor] = {}
     about = {"format": FORMAT, "calibrator": _describe(calibrator, "", tensors)}
@@ -66,7 +66,9 @@ def load_calibrator(path: str | Path, classes: tuple[type, ...] = ()) -> Any:
         raise ValueError(f"load_calibrator: {path} nests calibrators too deeply") from None
 
 
-def _describe(calibrator: Calibrator, prefix: str, tensors: dict[str, Tensor]) -> dict[str, Any]:
+def _describe(
+    calibrator: Calibrator | Chain, prefix: str, tensors: dict[str, Tensor]
+) -> dict[str, Any]:
     """Name, parameters and learned values as JSON; tensors go to `tensors` under their path."""
     values = {}
     for each in fields(calibrator):  # type: ignore[arg-type]

@@ -205,8 +205,9 @@ def _draw_shares(ax: Any, bins: BinStatistics) -> None:
     ):
         ax.axvline(x, color=INK, linewidth=1.1, linestyle=dashes, zorder=4)
         # a name that would leave the picture moves to the other side, below the first
-        inside = side == "right" or x < 0.75
-        side, y = (side, 0.97) if inside else ("right", 0.74)
+        leaves = x < 0.2 if side == "right" else x >= 0.75
+        y = 0.74 if leaves else 0.97
+        side = {"right": "left", "left": "right"}[side] if leaves else side
         shift = -0.012 if side == "right" else 0.012
         text = ax.text(x + shift, y, name, transform=ax.get_xaxis_transform(), ha=side)
         text.set(va="top", fontsize=7, color=INK, zorder=5)

@@ -61,6 +61,13 @@ print(info.text(info.collect()))
 sys.exit(_cuda.missing() or _triton.missing() or _triton.interpreted() and "Triton is interpreted")
 '
 
+small=
+if wanted sanitizers; then
+  # what it looks at must run, and Triton has compiled it then
+  run small 240 "$python" -m benchmarks.gpu_small cuda triton &
+  small=$!
+fi
+
 if wanted tests; then
   options=(-q -rs -p no:cacheprovider -p benchmarks.gpu_tests)
   # of other releases of Python and NumPy, which say nothing about a kernel
@@ -77,9 +84,10 @@ if wanted tests; then
   fi
 fi
 
-if wanted sanitizers; then
+if [[ $small ]]; then
+  wait "$small" || failed+=(small)
   if command -v compute-sanitizer >/dev/null; then
-    # exact allocations, so that a step beyond the end is seen; what Triton compiled for the tests is kept
+    # exact allocations, so that a step beyond the end is seen
     export PYTORCH_NO_CUDA_MEMORY_CACHING=1
     tools=()
     for tool in memcheck racecheck synccheck; do
@@ -88,7 +96,8 @@ if wanted sanitizers; then
       tools+=($!)
     done
     for tool in "${tools[@]}"; do wait "$tool" || failed+=(sanitizer); done
-    tail -n 500 "$logs"/*check.log >"$logs/sanitizers.log" && rm -f "$logs"/*check.log
+    tail -n 500 "$logs"/{small,memcheck,racecheck,synccheck}.log >"$logs/sanitizers.log"
+    rm -f "$logs"/{small,memcheck,racecheck,synccheck}.log
     unset PYTORCH_NO_CUDA_MEMORY_CACHING
   else
     echo "-- compute-sanitizer is not installed"
@@ -96,7 +105,7 @@ if wanted sanitizers; then
 fi
 
 if wanted bench; then
-  seconds=$((end - SECONDS - 15))
+  seconds=$((end - SECONDS - 25))
   step bench "$((seconds + 10))" "$python" -m benchmarks.bench_gpu --seconds "$seconds"
   collect
 fi

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import inspect
 import sys
+import traceback
 
 import torch
 
@@ -19,9 +20,9 @@ from vlcal import _cuda, ops
 MOST_NUMBERS = 50_000  # of an input
 
 
-def small_calls(backend: str, most: int) -> list[str]:
-    """Run about `most` of the small cases of every op; "op: case" of each that ran."""
-    ran = []
+def small_calls(backend: str, most: int) -> tuple[list[str], list[str]]:
+    """Run about `most` of the small cases of every op: "op: case" of those that ran and failed."""
+    ran, failed = [], []
     for op, (function, cases, _) in CASES.items():
         if backend not in {b.name for b in ops.OPS[op] if b.missing() is None}:
             continue
@@ -35,8 +36,12 @@ def small_calls(backend: str, most: int) -> list[str]:
                     run(function, args, {**kwargs, **options}, backend)
             except NotImplementedError:
                 continue  # not one of the inputs it takes
-            ran.append(f"{op}: {case}")
-    return ran
+            except Exception:
+                traceback.print_exc()
+                failed.append(f"{op}: {case}")
+            else:
+                ran.append(f"{op}: {case}")
+    return ran, failed
 
 
 def both_screens() -> list[str]:
@@ -55,13 +60,19 @@ def both_screens() -> list[str]:
     return ran
 
 
-if __name__ == "__main__":
-    for backend in sys.argv[1:]:
-        ran = small_calls(backend, most=6)
+def main(backends: list[str]) -> str | None:
+    """What went wrong."""
+    lost = []
+    for backend in backends:
+        ran, failed = small_calls(backend, most=6)
         if backend == "cuda" and ran:
             ran += both_screens()
         if torch.cuda.is_available():
             torch.cuda.synchronize()
-        print(f"{backend}: {len(ran)} small calls")
-        if not ran:
-            sys.exit(f"gpu_small: no op can run on {backend} here")
+        print(f"{backend}: {len(ran)} small calls ran, {len(failed)} failed")
+        lost += failed or ([] if ran else [f"no op can run on {backend} here"])
+    return f"gpu_small: {', '.join(lost)}" if lost else None
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

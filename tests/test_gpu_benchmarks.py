@@ -226,18 +226,21 @@ def test_figures_of_a_peer_that_is_gone_stay_and_those_of_a_wrong_kernel_do_not(
 def test_small_calls_take_what_each_backend_takes(monkeypatch):
     chosen = {"bin_statistics": gpu_small.CASES["bin_statistics"]}
     monkeypatch.setattr(gpu_small, "CASES", chosen)
-    ran = gpu_small.small_calls("native", 2)
-    assert not ran or ran[0] == "bin_statistics: thousand"
-    assert gpu_small.small_calls("none of ours", 2) == []
+    ran, failed = gpu_small.small_calls("native", 2)
+    assert not failed and (not ran or ran[0] == "bin_statistics: thousand")
+    assert gpu_small.main(["none of ours"]) == "gpu_small: no op can run on none of ours here"
 
 
 @needs_interpreter
 def test_small_calls_reach_every_op_and_send_gradients_back(monkeypatch):
     given = []
     monkeypatch.setattr(gpu_small, "run", lambda *args: given.append(args))
-    ran = {name.split(":")[0] for name in gpu_small.small_calls("triton", 3)}
-    assert ran == {op for op, backends in ops.OPS.items() if "triton" in {b.name for b in backends}}
+    ran, failed = gpu_small.small_calls("triton", 3)
+    reached = {op for op, backends in ops.OPS.items() if "triton" in {b.name for b in backends}}
+    assert {name.split(":")[0] for name in ran} == reached and not failed
     assert {kwargs.get("precision") for _, _, kwargs, _ in given} == {None, "fast"}
+    monkeypatch.setattr(gpu_small, "run", lambda *args: 1 / 0)
+    assert gpu_small.small_calls("triton", 3) == ([], ran)
 
 
 BREAKS = """
@@ -280,8 +283,44 @@ def test_a_test_that_breaks_the_device_is_the_only_one_that_fails(tmp_path):
     assert re.search(r"test_one\[5\]: call\n(.*\n)*?.*an illegal memory access", done.stdout)
 
 
-def test_the_script_is_a_shell_script():
+FAILS = """#!/usr/bin/env bash
+if [[ $1 != -c ]]; then echo "$(basename "$0") $*" >>"$CALLS"; fi
+echo "1 failed in 0 s"
+exit 1
+"""
+STEPS = {
+    "build": ["python setup.py"] * 2,
+    "tests": ["python -m pytest"],
+    "sanitizers": ["python -m benchmarks.gpu_small", *["compute-sanitizer --tool"] * 3],
+    "bench": ["python -m benchmarks.bench_gpu"],
+}
+
+
+@pytest.mark.parametrize("chosen", [(), *((step,) for step in STEPS)], ids=" ".join)
+def test_no_step_of_the_check_costs_another(tmp_path, chosen):
     if not (bash := shutil.which("bash")):
         pytest.skip("no bash was found")
-    script = HERE / "gpu_check.sh"
-    subprocess.run([bash, "-n", str(script)], check=True)
+    for name in ("python", "compute-sanitizer"):
+        (tmp_path / name).write_text(FAILS)
+        (tmp_path / name).chmod(0o755)
+    calls, logs = tmp_path / "calls", tmp_path / "logs"
+    environment = {
+        **os.environ,
+        **{"CALLS": str(calls), "PYTHON": str(tmp_path / "python"), "GPU_CHECK_SECONDS": "300"},
+        "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}",
+    }
+    done = subprocess.run(
+        [bash, str(HERE / "gpu_check.sh"), str(logs), *chosen],
+        capture_output=True,
+        text=True,
+        env=environment,
+        check=False,
+    )
+    assert done.returncode == 1 and "== failed: " in done.stdout, done.stderr
+    made = calls.read_text().splitlines()
+    wanted = [call for step in chosen or STEPS for call in STEPS[step]]
+    assert len(made) == len(wanted)
+    for call in set(wanted):
+        assert sum(one.startswith(call) for one in made) == wanted.count(call)
+    # as many as come back from another machine
+    assert len(list(logs.iterdir())) <= 8 and {*logs.iterdir()} >= {logs / "backends.log"}

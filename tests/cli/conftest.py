@@ -66,6 +66,7 @@ def undrawn(monkeypatch):
         return Path(folder) / "report.html"
 
     monkeypatch.setattr("vlcal.commands.calibrating.write_report", write)
+    monkeypatch.setattr("vlcal.commands.measuring.write_report", write)
 
 
 NAMES = ("<script>alert(1)</script>", "a & b", "ant", "bee", "cat", "dog")

@@ -89,6 +89,41 @@ def test_report_draws_stored_reports_again(arrays, capsys):
     assert (arrays / "again" / "report.html").read_bytes() == (out / "report.html").read_bytes()
 
 
+@pytest.mark.parametrize(
+    ("name", "sign"), [("t.csv", "Tuner,Calibrator,"), ("t.md", "| Tuner |"), ("t.tex", "tabular")]
+)
+def test_a_table_is_written_as_its_name_ends(name, sign, tuned, tmp_path, undrawn, capsys):
+    words = ["--metrics", "piece,nll", "--table", tmp_path / name, "--out", tmp_path]
+    code, out, err = run(capsys, "report", tuned.parent.parent, *words)
+    assert (code, err) == (0, "") and out.endswith(f"{name}\n") and "NLL base" in out
+    text = (tmp_path / name).read_text()
+    assert sign in text and "NLL base" in text
+
+
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        (["--table", "t.xls"], "--table must end in one of .csv, .md, .tex, got 't.xls'"),
+        (["--metrics", "ecce"], "unknown metric 'ecce'; these rows hold accuracy, ace"),
+    ],
+)
+def test_tables_that_cannot_be_are_refused(words, sentence, tuned, undrawn, capsys):
+    code, _, err = run(capsys, "report", tuned.parent.parent, *words)
+    assert code == 3 and sentence in err
+
+
+def test_of_two_conventions_one_is_chosen(tuned, tmp_path, undrawn, capsys):
+    lines = (tuned.parent.parent / "results.jsonl").read_text()
+    both = tmp_path / "both.jsonl"
+    both.write_text(lines + lines.replace('"convention": "standard"', '"convention": "dac2024"'))
+    code, _, err = run(capsys, "report", both, "--out", tmp_path)
+    assert code == 3 and "numbers of different conventions (dac2024, standard)" in err
+    code, out, _ = run(capsys, "report", both, "--convention", "dac2024", "--out", tmp_path)
+    assert code == 0 and "convention dac2024" in out
+    code, _, err = run(capsys, "report", both, "--convention", "guo", "--out", tmp_path)
+    assert code == 3 and "has rows of dac2024, standard, got convention 'guo'" in err
+
+
 def test_info_names_every_op_and_backend(capsys):
     from vlcal.ops import OPS
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -16,10 +17,10 @@ class Answer(NamedTuple):
     text: str
 
 
-def told(report: Report, page: Path) -> Answer:
+def told(report: Report, page: Path, metrics: Sequence[str] = ("accuracy", "ece")) -> Answer:
     """The report as data without the cells of its pictures, and its table and headline as text."""
     text = "\n".join(
-        [plain(result_table(report.rows)).rstrip(), "", *report.headline, "", str(page)]
+        [plain(result_table(report.rows, metrics)).rstrip(), "", *report.headline, "", str(page)]
     )
     data = json.loads(report.to_json()) | {"page": str(page)}
     del data["cells"]

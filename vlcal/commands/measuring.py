@@ -6,15 +6,28 @@ from pathlib import Path
 from typing import Any, Literal
 
 from vlcal import info as installation
+from vlcal._files import write_atomic
 from vlcal.commands.answers import Answer, told, words
 from vlcal.evaluation import Evaluation
 from vlcal.evaluation import evaluate as evaluate_arrays
 from vlcal.experiment import Progress
 from vlcal.inputs import Arrays, read_array, read_names, read_predictions, read_units
 from vlcal.metrics import CONVENTIONS
-from vlcal.reports import read_report, reliability_panels, write_report
+from vlcal.reports import (
+    csv_text,
+    latex,
+    markdown,
+    read_report,
+    reliability_panels,
+    summarize,
+    write_report,
+)
+from vlcal.reports.tables import summary_table
 from vlcal.types import Predictions
 from vlcal.writeup import near_images, write_up_arrays
+
+# by the end of the file's name: how a table is written, and whether deviations stand apart
+TABLES = {".csv": (csv_text, True), ".md": (markdown, False), ".tex": (latex, False)}
 
 
 def evaluate(
@@ -79,15 +92,39 @@ def evaluate(
     return Answer(facts[0] if len(facts) == 1 else {"conventions": facts}, "\n".join(lines))
 
 
-def report(progress: Progress, source: str, *, out: str = "vlcal-report") -> Answer:
+def report(
+    progress: Progress,
+    source: str,
+    *,
+    convention: str | None = None,
+    metrics: str = "accuracy,ece",
+    table: str | None = None,
+    out: str = "vlcal-report",
+) -> Answer:
     """Write the report of stored results: a results.jsonl, or the report.json of an older report.
 
     Args:
         source: the file, or the folder of the results.jsonl.
+        convention: whose rows are taken, where the file holds those of several.
+        metrics: comma-separated names, the columns of the table.
+        table: also write the table, as .csv (deviations in columns of their own), .md or .tex.
         out: folder for report.html and report.json.
     """
-    made = read_report(source)
-    return told(made, write_report(out, made))
+    if table is not None and Path(table).suffix not in TABLES:
+        raise ValueError(f"report: --table must end in one of {', '.join(TABLES)}, got {table!r}")
+    made = read_report(source, convention)
+    wanted = words(metrics)
+    known = sorted({name for row in made.rows for name in row["metrics"]})
+    if unknown := [name for name in wanted if name not in known]:
+        raise ValueError(
+            f"report: unknown metric {unknown[0]!r}; these rows hold {', '.join(known)}"
+        )
+    answer = told(made, write_report(out, made), wanted)
+    if table is None:
+        return answer
+    write, separate = TABLES[Path(table).suffix]
+    write_atomic(table, write(summary_table(summarize(made.rows, wanted), separate=separate)))
+    return Answer(answer.data | {"table": table}, f"{answer.text}\n{table}")
 
 
 def info(progress: Progress) -> Answer:

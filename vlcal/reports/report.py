@@ -136,20 +136,33 @@ class Report:
         return cls(**_parse(content, who))
 
 
-def read_report(path: str | Path) -> Report:
+def read_report(path: str | Path, convention: str | None = None) -> Report:
     """A report from a `report.json`, or made anew from a JSON-lines file of result rows.
 
     A folder stands for the `results.jsonl` in it. Fine cells are taken from `cells.jsonl` beside
     the rows, where there is one. Lines that a killed run left torn are left out, counted in the
-    facts and logged.
+    facts and logged. Rows of other conventions than `convention` are left out, if one is given.
+
+    Raises:
+        ValueError: no row is of that convention; or what `Report` says.
     """
     if Path(path).is_dir():
         path = Path(path) / "results.jsonl"
     if Path(path).suffix == ".jsonl":
         rows, torn = read_rows(path)
-        rows = with_cells(rows, path)
+        rows = with_cells(_of(rows, convention, path), path)
         return Report.from_rows(rows, facts={"unreadable lines": torn} if torn else None)
-    return Report.from_json(path)
+    report = Report.from_json(path)
+    _of(report.rows, convention, path)
+    return report
+
+
+def _of(rows: Sequence[Row], convention: str | None, path: str | Path) -> list[Row]:
+    found = [row for row in rows if convention in (None, row["convention"])]
+    if not found:
+        known = ", ".join(sorted({row["convention"] for row in rows}))
+        raise ValueError(f"read_report: {path} has rows of {known}, got convention {convention!r}")
+    return found
 
 
 def _parse(content: dict[str, Any], who: str) -> dict[str, Any]:

@@ -56,7 +56,7 @@ def one_convention(rows: Sequence[Row], who: str) -> str:
     if len(found) != 1:
         raise ValueError(
             f"{who}: numbers of different conventions ({', '.join(found)}) cannot stand in one "
-            "table; select the rows of one, or evaluate again with --convention"
+            "table; select the rows of one (--convention)"
         )
     return found[0]
 

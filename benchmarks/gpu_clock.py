@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -82,6 +83,8 @@ class Gpu:
         torch.cuda.synchronize()
 
     def tidy(self) -> None:
+        """Gives the memory of what is gone back."""
+        gc.collect()
         torch.cuda.empty_cache()
 
 

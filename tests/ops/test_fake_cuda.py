@@ -96,6 +96,29 @@ def test_index_waits_once_a_search_and_never_while_captured(capturing):
     assert len(gpu.waits) == (0 if capturing else 2)
 
 
+def test_a_search_of_an_index_takes_few_launches():
+    # each costs a few microseconds, of the quarter of a millisecond that reading the keys takes
+    with fake_cuda(capturing=True) as gpu:
+        index = SearchIndex(torch.empty(1_000_000, 512, device=gpu.device))
+        queries = torch.empty(100, 512, device=gpu.device)
+        before = len(gpu.launches) + len(gpu.operations)
+        index.knn(queries, 10)
+        assert len(gpu.launches) + len(gpu.operations) - before <= 26
+
+
+def test_memory_beside_a_million_keys():
+    # 2 D + 24 bytes a key, as SearchIndex says; of a search two biases a key, and lists of queries
+    million, queries = 1_000_000, 1000
+    with fake_cuda(capturing=True) as gpu:
+        keys = torch.empty(million, 512, device=gpu.device)
+        before = gpu.live
+        index = SearchIndex(keys)
+        assert gpu.live - before <= million * (2 * 512 + 24) + 80_000
+        before = gpu.peak = gpu.live
+        index.knn(torch.empty(queries, 512, device=gpu.device), 10)
+        assert gpu.peak - before <= 80e6
+
+
 def test_launchers_find_the_blocks_of_the_gpu_again_after_another():
     for capability, keys in (((8, 0), 128), ((9, 0), 256)):
         with fake_cuda(capability=capability) as gpu:

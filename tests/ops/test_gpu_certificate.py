@@ -15,7 +15,7 @@ from tests.oracle import device_of
 from vlcal.ops import _triton, reference
 from vlcal.ops._triton import search as gpu
 from vlcal.ops._triton import search_rows
-from vlcal.ops._triton.search_bounds import Doubts, doubts, frame_of, frame_of_queries
+from vlcal.ops._triton.search_bounds import Doubts, doubts, frame_of, frame_of_queries, placed
 
 DEVICE = device_of("triton")
 
@@ -96,10 +96,10 @@ def on_cpu(value):
 def prepared(queries, keys, dot):
     queries, keys = queries.to(DEVICE), keys.to(DEVICE)
     frame = frame_of(keys, dot)
-    rows = gpu._placed(keys, frame, dot)
-    placed = gpu._placed(queries, frame_of_queries(queries, frame), dot)
-    trust = doubts(placed, rows, dot)
-    return on_cpu((placed, rows, trust, search_rows.biases(*rows[2:], trust.factors)))
+    rows = placed(keys, frame, dot)
+    there = placed(queries, frame_of_queries(queries, frame), dot)
+    trust = doubts(there, rows, dot)
+    return on_cpu((there, rows, trust, search_rows.biases(rows.norms, trust.factors)))
 
 
 def wanted_scores(queries, keys, dot, trust: Doubts):
@@ -123,12 +123,12 @@ def problem(name, dim, n=130):
 @pytest.mark.parametrize("name", DATA)
 def test_no_score_is_further_off_than_the_doubts(name, adder, dot):
     queries, keys = problem(name, 70)
-    placed, rows, trust, (upper, lower) = prepared(queries, keys, dot)
+    there, rows, trust, (upper, lower) = prepared(queries, keys, dot)
     true = wanted_scores(queries, keys, dot, trust)
     # every adder meets every order over the names
     for order in ORDERS[sum(map(ord, name)) % 2 :: 2]:
-        above = scores(placed.half, rows.half, upper, adder, order) + trust.query[:, None]
-        below = scores(placed.half, rows.half, lower, adder, order) - trust.query[:, None]
+        above = scores(there.half, rows.half, upper, adder, order) + trust.query[:, None]
+        below = scores(there.half, rows.half, lower, adder, order) - trust.query[:, None]
         assert (above >= true).all()
         assert (below <= true).all()
 
@@ -162,14 +162,14 @@ def test_no_neighbor_is_lost(n, dim, k, spread, step, shift, size, far, adder, o
     both = draw(n + 10, dim, seed=seed) * (spread * draw(n + 10, 1, seed=1)).exp()
     both = ((both / step).round() * step if step else both) + shift
     queries, keys = (both[n:].double() * size * far), both[:n].double() * size
-    placed, rows, trust, (upper, lower) = prepared(queries, keys, dot)
+    there, rows, trust, (upper, lower) = prepared(queries, keys, dot)
     true = wanted_scores(queries, keys, dot, trust)
     # neighbors as they come: by cost, ties by index
     nearest = true.sort(dim=1, descending=True, stable=True).indices[:, :k]
     group_max = screens_of(adder, order)
     pair = gpu.Screens(group_max, lambda *_: None)
-    floor = gpu._floor(placed.half, rows.half, lower, trust.query, k, pair)
-    listed = scores(placed.half, rows.half, upper, adder, order).float() >= floor[:, None]
+    floor = gpu._floor(there.half, rows.half, lower, trust.query, k, pair)
+    listed = scores(there.half, rows.half, upper, adder, order).float() >= floor[:, None]
     assert listed.gather(1, nearest).all()
     # and none that scores as much as the last of them
     assert listed[true >= true.gather(1, nearest[:, -1:])].all()
@@ -184,9 +184,9 @@ def test_doubts_of_rounding_are_reached():
     dim = 64
     keys = torch.ones(400, dim) * torch.tensor([1.0, -1.0]).repeat(200)[:, None]
     queries = torch.full((3, dim), 1 + 2.0**-11 - 2.0**-20)
-    placed, rows, trust, (upper, lower) = prepared(queries, keys, False)
+    there, rows, trust, (upper, lower) = prepared(queries, keys, False)
     true = wanted_scores(queries, keys, False, trust)
-    middle = scores(placed.half, rows.half, (upper + lower) / 2, "one by one", forwards)
+    middle = scores(there.half, rows.half, (upper + lower) / 2, "one by one", forwards)
     doubt = trust.query[:, None] + (upper - lower).double() / 2
     assert ((true - middle).abs() >= doubt / 1.3).all()
 
@@ -197,12 +197,12 @@ def test_doubts_of_adding_are_at_most_four_times_what_an_adder_loses():
     key, query = torch.full((dim,), 2.0**-11 * (1 - 2.0**-10)), torch.full((1, dim), 2.0**-11)
     key[0] = query[0, 0] = 1
     keys = key * torch.tensor([1.0, -1.0]).repeat(200)[:, None]
-    placed, rows, trust, (upper, lower) = prepared(query, keys, False)
-    assert not rows.residual.any()
-    assert not placed.residual.any()
+    there, rows, trust, (upper, lower) = prepared(query, keys, False)
+    assert not rows.norms[1].any()
+    assert not there.norms[1].any()
     true = wanted_scores(query, keys, False, trust)
     middle = (upper + lower) / 2
-    off = (scores(placed.half, rows.half, middle, "one by one", forwards) - true).abs()
+    off = (scores(there.half, rows.half, middle, "one by one", forwards) - true).abs()
     doubt = trust.query[:, None] + (upper - lower).double() / 2
     assert (off <= doubt).all()
     assert (doubt <= 4 * off).all()
@@ -212,13 +212,10 @@ def test_doubts_of_adding_are_at_most_four_times_what_an_adder_loses():
 @pytest.mark.parametrize("name", ["clustered", "sphere"])
 def test_doubts_of_ordinary_rows_cost_little_over_the_bound_of_each_pair(name, dim):
     queries, keys = problem(name, dim, 600)
-    placed, rows, trust, (upper, lower) = prepared(queries, keys, False)
+    there, rows, trust, (upper, lower) = prepared(queries, keys, False)
     doubt = trust.query[:, None] + (upper - lower).double() / 2
-    pair = (
-        placed.residual[:, None] * rows.length
-        + (placed.length + placed.residual)[:, None] * rows.residual
-        + dim * 2.0**-22 * placed.length[:, None] * rows.length
-    )
+    query, key = there.norms[:, :, None], rows.norms
+    pair = query[1] * key[0] + (query[0] + query[1]) * key[1] + dim * 2.0**-22 * query[0] * key[0]
     assert (doubt <= 2 * pair).all()
     assert doubt.mean() <= 1.3 * pair.mean()
 

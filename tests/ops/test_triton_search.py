@@ -111,11 +111,41 @@ def test_rows_further_apart_than_32_bits_count(tmp_path):
     assert_found([cost.cpu(), index.cpu()], keys, keys)
     zero = torch.zeros(dim, dtype=torch.float64, device=DEVICE)
     one = torch.ones((), dtype=torch.float64, device=DEVICE)
-    half, length, residual, _ = search_rows.place(keys.to(DEVICE), zero, one, 64, False)
+    half, (length, residual, _) = search_rows.place(keys.to(DEVICE), zero, one, 64, False)
     assert torch.equal(half[:, :dim].cpu(), keys)
     assert not half[:, dim:].any()
     assert torch.allclose(length.cpu(), keys.double().norm(dim=1))
     assert not residual.any()
+
+
+@pytest.mark.parametrize(
+    ("largest", "exponent"),
+    [
+        (1.0, 10),
+        (0.99, 11),
+        (1500.0, 0),
+        (0.0, 11),
+        (1e300, -400),
+        (1e-310, 400),
+        (torch.inf, -400),
+    ],
+)
+def test_scales_take_the_largest_coordinate_to_the_top_of_fp16(largest, exponent):
+    largest = torch.tensor(largest, dtype=torch.float64, device=DEVICE)
+    assert search_rows.scale(largest, None) == 2.0**exponent
+    most = torch.tensor(8.0, dtype=torch.float64, device=DEVICE)
+    assert search_rows.scale(largest, most) == min(8.0, 2.0**exponent)
+
+
+@pytest.mark.parametrize(("n", "wanted"), [(1, 1), (3, 5), (70, 129)])
+def test_floor_is_what_the_worst_witness_scores_less_its_doubt_twice(n, wanted):
+    best = torch.randn(n, wanted)
+    best[0, 0] = -torch.inf
+    doubt = torch.rand(n, dtype=torch.float64)
+    floor = search_rows.floors(best.to(DEVICE), doubt.to(DEVICE)).cpu().double()
+    exact = best.amin(1).double() - 2 * doubt
+    assert (floor <= exact).all()
+    assert torch.allclose(floor, exact, rtol=1e-6, atol=1e-29)
 
 
 @pytest.mark.parametrize("name", ["clustered", "twins"])

@@ -16,12 +16,11 @@ from vlcal.ops import _triton, reference
 from vlcal.ops._triton import search_exact, search_rows
 from vlcal.ops._triton.search_bounds import (
     Doubts,
-    Frame,
     Rows,
     doubts,
     frame_of,
     frame_of_queries,
-    lowered,
+    placed,
 )
 from vlcal.ops._triton.search_exact import Candidates
 
@@ -161,7 +160,7 @@ def find_prepared(
 
 def prepare(keys: Tensor, dot: bool = False) -> Prepared:
     """Keys placed in their frame and rounded to fp16; beside them 2 D' + 24 bytes a key."""
-    return Prepared(keys, _placed(keys, frame_of(keys, dot), dot), dot)
+    return Prepared(keys, placed(keys, frame_of(keys, dot), dot), dot)
 
 
 def worth_a_screen(n_keys: int, wanted: int) -> bool:
@@ -197,17 +196,16 @@ def _screened(
     index: Tensor,
 ) -> None:
     keys, rows, dot = prepared
-    placed = _placed(queries, frame_of_queries(queries, rows.frame), dot)
-    trust = doubts(placed, rows, dot)
-    upper, lower = search_rows.biases(rows.length, rows.residual, rows.lift, trust.factors)
+    there = placed(queries, frame_of_queries(queries, rows.frame), dot)
+    trust = doubts(there, rows, dot)
+    upper, lower = search_rows.biases(rows.norms, trust.factors)
     wanted = k + (itself != NEVER)
-    floor = _floor(placed.half, rows.half, lower, trust.query, wanted, screens)
+    floor = _floor(there.half, rows.half, lower, trust.query, wanted, screens)
     capacity = capacity_for(len(keys), wanted)
-    lists = screens.screen(placed.half, rows.half, upper, floor, capacity)
+    lists = screens.screen(there.half, rows.half, upper, floor, capacity)
     kept = _candidates(lists, trust, screens)
     search_exact.rerank(queries, keys, k, dot, itself, kept, cost, index)
-    overflowed = kept.count > capacity
-    search_exact.scan(queries, keys, k, dot, itself, overflowed, cost, index)
+    search_exact.scan(queries, keys, k, dot, itself, kept, cost, index)
 
 
 def _floor(
@@ -220,8 +218,7 @@ def _floor(
     """
     every = every_for(len(k16), wanted)
     best = screens.group_max(q16, k16[::every], lower[::every].contiguous())
-    certain = best.topk(wanted, sorted=False).values.amin(1).double() - doubt
-    return lowered(certain - doubt)
+    return search_rows.floors(best.topk(wanted, sorted=False).values, doubt)
 
 
 def _candidates(
@@ -230,9 +227,8 @@ def _candidates(
     count, first, score = lists
     place = torch.arange(score.shape[1], device=score.device)
     score, order = score.where(place < count[:, None], -torch.inf).sort(dim=1, descending=True)
-    reach = (trust.base - trust.query).nan_to_num(nan=-torch.inf, posinf=-torch.inf)
     first = first.gather(1, order)
-    return Candidates(count, first, score, screens.width, screens.step, reach, trust.unit)
+    return Candidates(count, first, score, screens.width, screens.step, trust.reach, trust.unit)
 
 
 def _scan_all(
@@ -243,11 +239,6 @@ def _scan_all(
         itself = 0 if exclude_self else NEVER
         search_exact.scan(queries, keys, k, dot, itself, None, cost, index)
     return cost, index
-
-
-def _placed(rows: Tensor, frame: Frame, dot: bool) -> Rows:
-    padded = -(-rows.shape[1] // 64) * 64
-    return Rows(frame, *search_rows.place(rows, frame.center, frame.scale, padded, dot))
 
 
 def _outputs(queries: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -44,13 +44,9 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from vlcal.ops._triton import search_rows
+
 SAMPLE = 4096
-# the largest coordinate of the sample goes to 2^11: 32 times as large still fits in fp16, and all
-# down to 2^-25 of it keep their 11 bits
-TOP = 11
-# beyond, float64 squares could leave its range; such rows are found not to fit and scanned exactly
-EXTREME = 400
-TINY = 1e-30
 
 
 class Frame(NamedTuple):
@@ -66,9 +62,8 @@ class Rows(NamedTuple):
 
     frame: Frame
     half: Tensor  # [n, D'] float16
-    length: Tensor  # [n] float64, |x|
-    residual: Tensor  # [n] float64, |x - x^|
-    lift: Tensor  # [n] float64
+    norms: Tensor  # [3, n] float64: |x|, |x - x^| and the lift
+    typical: Tensor  # [2] float64, the medians of length and residual in the sample
 
 
 class Doubts(NamedTuple):
@@ -78,6 +73,7 @@ class Doubts(NamedTuple):
     factors: Tensor  # [5] float64, what `search_rows.biases` makes doubt(key) of
     base: Tensor  # [Q] float64: S = base - unit cost, where the cost is what is sorted
     unit: Tensor  # 0-d float64
+    reach: Tensor  # [Q] float64: base - doubt(query), -inf where nothing is known
 
 
 def sample_of(rows: Tensor) -> Tensor:
@@ -89,50 +85,31 @@ def frame_of(keys: Tensor, dot: bool) -> Frame:
     """The mean of a sample of the keys as the center, and a scale that suits fp16."""
     center = torch.nan_to_num(sample_of(keys).double().mean(0), posinf=0.0, neginf=0.0)
     offset = center.norm() if dot else center.new_zeros(())
-    return Frame(center, scale_of(keys, center), offset)
-
-
-def scale_of(rows: Tensor, center: Tensor) -> Tensor:
-    """A power of two that takes the largest coordinate of the sample to about 2^TOP."""
-    largest = (sample_of(rows).double() - center).abs().amax().clamp(max=1e300)
-    exponent = torch.frexp(largest).exponent.double()
-    return (TOP - exponent).clamp(-EXTREME, EXTREME).exp2()
+    return Frame(center, search_rows.scale(largest_of(keys, center), None), offset)
 
 
 def frame_of_queries(queries: Tensor, keys: Frame) -> Frame:
     """The frame of the keys, with a smaller scale where the queries need one."""
-    return keys._replace(scale=torch.minimum(keys.scale, scale_of(queries, keys.center)))
+    return keys._replace(scale=search_rows.scale(largest_of(queries, keys.center), keys.scale))
+
+
+def largest_of(rows: Tensor, center: Tensor) -> Tensor:
+    """The largest coordinate of the sample, 0-d float64."""
+    return torch.linalg.vector_norm(sample_of(rows) - center, torch.inf)
+
+
+def placed(rows: Tensor, frame: Frame, dot: bool) -> Rows:
+    """Rows placed in the frame and rounded to fp16."""
+    padded = -(-rows.shape[1] // 64) * 64
+    half, norms = search_rows.place(rows, frame.center, frame.scale, padded, dot)
+    lengths = sample_of(norms[:2].T).sort(dim=0).values
+    return Rows(frame, half, norms, lengths[(len(lengths) - 1) // 2])
 
 
 def doubts(queries: Rows, keys: Rows, dot: bool) -> Doubts:
     """Certificate of the scores of these queries and keys."""
     # zeros behind D add nothing, except to the step that the last products share with them
     dim = -(-len(keys.frame.center) // 16) * 16
-    kappa, eta = (dim + 8) * 2.0**-22, (dim + 64) * 2.0**-52
-    s, t, offset = keys.frame.scale, queries.frame.scale, keys.frame.offset
-    ratio = t / s
-    beta = queries.length + queries.residual
-    alpha = queries.residual + kappa * beta
-    typical_span = sample_of(keys.length + keys.residual).median()
-    typical_residual = sample_of(keys.residual).median() + kappa * typical_span
-    w1, w2 = _weight(typical_span, alpha), _weight(typical_residual, beta)
-    far = queries.length + t * offset
-    query = 0.5 * (w1 * alpha.square() + w2 * beta.square()) * (1 + 2.0**-20)
-    query = query + 4 * eta * far.square() / ratio + 1e-20
-    base = -(queries.lift + (t * offset).square()) / ratio
-    return Doubts(
-        query=query.nan_to_num(nan=torch.inf, posinf=torch.inf),
-        factors=torch.stack([ratio, 0.5 / w1, 0.5 / w2, 4 * eta * ratio, s * offset]),
-        base=base,
-        unit=s * t * (1.0 if dot else 0.5),
-    )
-
-
-def _weight(typical_of_keys: Tensor, of_queries: Tensor) -> Tensor:
-    weight = (typical_of_keys + TINY) / (sample_of(of_queries).median() + TINY)
-    return weight.nan_to_num(nan=1.0).clamp(TINY, 1 / TINY)
-
-
-def lowered(values: Tensor) -> Tensor:
-    """Float64 values as float32 that are not above them."""
-    return (values - values.abs() * 2.0**-23 - TINY).float()
+    per_query, factors = search_rows.doubts(queries, keys, dim, dot)
+    query, base, reach = per_query
+    return Doubts(query, factors[:5], base, factors[5], reach)

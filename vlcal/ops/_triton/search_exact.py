@@ -98,22 +98,21 @@ def scan(
     k: int,
     dot: bool,
     itself: int,
-    waiting: Tensor | None,
+    candidates: Candidates | None,
     cost: Tensor,
     index: Tensor,
 ) -> None:
-    """Writes the k best of all keys for the queries that wait [Q] bool, or for all of them.
+    """Writes the k best of all keys for the queries whose list overflowed, or for all of them.
 
     How many wait is known on the device alone: programs that find nothing left to do end.
     """
     n, device = len(queries), queries.device
-    if waiting is None:
+    if candidates is None:
         order = torch.arange(n, device=device)
         work = torch.full((), n, dtype=torch.int64, device=device)
     else:
-        order = waiting.int().argsort(descending=True, stable=True)
-        work = waiting.sum()
-    shared = waiting is None and n >= SCAN.queries and k <= MANY
+        order, work = _overflowed(candidates)
+    shared = candidates is None and n >= SCAN.queries and k <= MANY
     tiles = tiles_for(SCAN if shared else OVERFLOW, n)
     slices = max(1, min(MOST_SLICES, len(keys) // (4 * tiles.keys), MOST_PARTIALS // (n * k)))
     partial_cost = torch.empty(n * slices, k, dtype=torch.float64, device=device)
@@ -157,6 +156,18 @@ def scan(
         KP=places,
         num_warps=4,
     )
+
+
+def _overflowed(candidates: Candidates) -> tuple[Tensor, Tensor]:
+    """Queries whose list overflowed, in any order, in front of [Q] int64; how many, 0-d int64."""
+    n = len(candidates.count)
+    order = torch.empty(n, dtype=torch.int64, device=candidates.count.device)
+    work = torch.zeros((), dtype=torch.int64, device=order.device)
+    block = 1 << 13 if _triton.interpreted() else 128
+    _kernels().overflow_kernel[(-(-n // block),)](
+        candidates.count, order, work, n, candidates.score.shape[1], BLOCK=block, num_warps=4
+    )
+    return order, work
 
 
 def dots(keys: Tensor, query: Tensor) -> Tensor:

@@ -225,6 +225,16 @@ def rerank_kernel(
 
 
 @triton.jit
+def overflow_kernel(count_ptr, order_ptr, waiting_ptr, n_queries, capacity, BLOCK: tl.constexpr):
+    q = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    waits = tl.load(count_ptr + q, mask=q < n_queries, other=0) > capacity
+    one = tl.full([BLOCK], 1, tl.int64)
+    at = waiting_ptr + tl.zeros([BLOCK], tl.int64)
+    place = tl.atomic_add(at, one, mask=waits, sem="relaxed")
+    tl.store(order_ptr + place, q, mask=waits)
+
+
+@triton.jit
 def scan_kernel(
     queries_ptr,
     query_stride_n,

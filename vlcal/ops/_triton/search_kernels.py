@@ -1,4 +1,4 @@
-"""Kernels before and in the screen: rows to fp16, biases of keys, and the tiles of scores."""
+"""Kernels before and in the screen: rows to fp16, doubts and biases, and the tiles of scores."""
 
 # Triton's language is not typed the way it is used.
 # pyright: reportCallIssue=none, reportArgumentType=none, reportOperatorIssue=none
@@ -11,6 +11,25 @@ import triton.language as tl
 
 LARGEST_HALF = tl.constexpr(65504.0)
 LARGEST_FLOAT = tl.constexpr(1e37)
+# the largest coordinate of the sample goes to 2^11: 32 times as large still fits in fp16, and all
+# down to 2^-25 of it keep their 11 bits
+TOP = tl.constexpr(11)
+# beyond, float64 squares could leave its range; such rows are found not to fit and scanned exactly
+EXTREME = tl.constexpr(400)
+TINY = tl.constexpr(1e-30)
+
+
+@triton.jit
+def scale_kernel(largest_ptr, most_ptr, scale_ptr, LIMITED: tl.constexpr):
+    largest = tl.load(largest_ptr)
+    exponent = (largest.to(tl.int64, bitcast=True) >> 52) - 1022
+    # of 0, as of NaN, there is none
+    power = TOP - tl.where(largest > 0, exponent, 0)
+    power = tl.minimum(tl.maximum(power, -EXTREME), EXTREME)
+    scale = ((power + 1023) << 52).to(tl.float64, bitcast=True)
+    if LIMITED:
+        scale = tl.minimum(scale, tl.load(most_ptr))
+    tl.store(scale_ptr, scale)
 
 
 @triton.jit
@@ -61,6 +80,91 @@ def place_kernel(
     tl.store(length_ptr + row, tl.sqrt(length), mask=real)
     tl.store(residual_ptr + row, tl.sqrt(residual), mask=real)
     tl.store(lift_ptr + row, lift, mask=real)
+
+
+@triton.jit
+def _weight(of_keys, of_queries):
+    # any positive weight will do
+    weight = (tl.minimum(of_keys, 1 / TINY) + TINY) / (tl.minimum(of_queries, 1 / TINY) + TINY)
+    weight = tl.where(weight == weight, weight, 1.0)
+    return tl.minimum(tl.maximum(weight, TINY), 1 / TINY)
+
+
+@triton.jit
+def doubt_kernel(
+    norms_ptr,
+    typical_ptr,
+    stride_typical,
+    scale_ptr,
+    keys_typical_ptr,
+    stride_keys_typical,
+    keys_scale_ptr,
+    offset_ptr,
+    doubts_ptr,
+    factors_ptr,
+    n,
+    dim,
+    DOT: tl.constexpr,
+    BLOCK: tl.constexpr,
+):
+    kappa = tl.cast(dim + 8, tl.float64) * 2.0**-22
+    eta = tl.cast(dim + 64, tl.float64) * 2.0**-52
+    scale, keys_scale = tl.load(scale_ptr), tl.load(keys_scale_ptr)
+    ratio = scale / keys_scale
+    offset = tl.load(offset_ptr)
+    shift = scale * offset
+    # what rows of either kind usually have for alpha, beta and their likes of the keys
+    keys_residual = tl.load(keys_typical_ptr + stride_keys_typical)
+    keys_span = tl.load(keys_typical_ptr) + keys_residual
+    usual_residual = tl.load(typical_ptr + stride_typical)
+    usual_beta = tl.load(typical_ptr) + usual_residual
+    w1 = _weight(keys_span, usual_residual + kappa * usual_beta)
+    w2 = _weight(keys_residual + kappa * keys_span, usual_beta)
+    if tl.program_id(0) == 0:
+        tl.store(factors_ptr, ratio)
+        tl.store(factors_ptr + 1, 0.5 / w1)
+        tl.store(factors_ptr + 2, 0.5 / w2)
+        tl.store(factors_ptr + 3, 4 * eta * ratio)
+        tl.store(factors_ptr + 4, keys_scale * offset)
+        tl.store(factors_ptr + 5, scale * keys_scale * (1.0 if DOT else 0.5))
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    real = row < n
+    length = tl.load(norms_ptr + row, mask=real, other=0.0)
+    residual = tl.load(norms_ptr + n + row, mask=real, other=0.0)
+    lift = tl.load(norms_ptr + 2 * n + row, mask=real, other=0.0)
+    beta = length + residual
+    alpha = residual + kappa * beta
+    far = length + shift
+    doubt = 0.5 * (w1 * alpha * alpha + w2 * beta * beta) * (1 + 2.0**-20)
+    doubt = doubt + 4 * eta * far * far / ratio + 1e-20
+    doubt = tl.where(doubt == doubt, doubt, float("inf"))
+    base = -(lift + shift * shift) / ratio
+    known = (doubt < float("inf")) & (base < float("inf"))
+    reach = tl.where(known, base, float("-inf")) - tl.where(known, doubt, 0.0)
+    tl.store(doubts_ptr + row, doubt, mask=real)
+    tl.store(doubts_ptr + n + row, base, mask=real)
+    tl.store(doubts_ptr + 2 * n + row, reach, mask=real)
+
+
+@triton.jit
+def floor_kernel(
+    best_ptr, doubt_ptr, floor_ptr, n, wanted, BLOCK: tl.constexpr, WANTED: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
+    # rows behind the last are the last again, and not stored
+    at = tl.minimum(row, n - 1)
+    place = tl.arange(0, WANTED)
+    best = tl.load(
+        best_ptr + at[:, None] * wanted + place[None, :],
+        mask=(place < wanted)[None, :],
+        other=float("inf"),
+    )
+    doubt = tl.load(doubt_ptr + at)
+    # sure of the witness, and of every key that is as good
+    floor = tl.min(best, axis=1).to(tl.float64) - doubt - doubt
+    # float32 rounds by less than the share taken here; the constant is for what it flushes to zero
+    floor = floor - tl.abs(floor) * 2.0**-23 - 1e-30
+    tl.store(floor_ptr + row, floor.to(tl.float32), mask=row < n)
 
 
 @triton.jit

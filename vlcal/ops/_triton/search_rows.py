@@ -1,7 +1,8 @@
 """Rows made ready for the screen: centered, scaled, rounded to fp16, with what the rounding lost.
 
-One pass over the rows in float64, a few rows a program; then, once a search, the two biases of
-every key (see `search_bounds`). Both kernels wait for memory, not for arithmetic.
+One pass over the rows in float64, a few rows a program; then, once a search, the doubts and the
+two biases of every key (see `search_bounds`). None of the kernels has much to do: what they save is
+the time between many smaller ones.
 """
 
 from __future__ import annotations
@@ -15,10 +16,25 @@ from torch import Tensor
 from vlcal.ops import _triton
 
 
+def scale(largest: Tensor, most: Tensor | None) -> Tensor:
+    """A power of two, 0-d float64, that takes a coordinate as large as this to about 2^11.
+
+    Args:
+        largest: 0-d float64.
+        most: 0-d float64 that the scale does not exceed, or none.
+    """
+    found = torch.empty_like(largest)
+    limit = largest if most is None else most
+    _kernels().scale_kernel[(1,)](largest, limit, found, LIMITED=most is not None, num_warps=1)
+    return found
+
+
 def place(
     rows: Tensor, center: Tensor, scale: Tensor, padded: int, dot: bool
-) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Of x = scale (row - center): fp16 [n, padded], |x|, |x - fp16|, and -|x|^2/2 or x.center.
+) -> tuple[Tensor, Tensor]:
+    """Of x = scale (row - center): fp16 [n, padded], and float64 [3, n] of its norms.
+
+    These are |x|, |x - fp16|, and -|x|^2/2 or x.center.
 
     Args:
         rows: [n, D] floating point, any strides.
@@ -50,27 +66,73 @@ def place(
             BLOCK_D=block_d,
             num_warps=4,
         )
-    length, residual, lift = norms
-    return half, length, residual, lift
+    return half, norms
 
 
-def biases(
-    length: Tensor, residual: Tensor, lift: Tensor, factors: Tensor
-) -> tuple[Tensor, Tensor]:
+def doubts(queries: Any, keys: Any, dim: int, dot: bool) -> tuple[Tensor, Tensor]:
+    """Per query [3, Q] float64 its doubt, base and reach; [6] the factors of the keys and the unit.
+
+    Args:
+        queries: the `search_bounds.Rows` of the queries.
+        keys: those of the keys.
+        dim: products added up for a score.
+        dot: whether scores are dot products.
+    """
+    n = queries.norms.shape[1]
+    found = torch.empty_like(queries.norms)
+    factors = found.new_empty(6)
+    block = 1 << 16 if _triton.interpreted() else 128
+    _kernels().doubt_kernel[(-(-n // block),)](
+        queries.norms,
+        queries.typical,
+        queries.typical.stride(0),
+        queries.frame.scale,
+        keys.typical,
+        keys.typical.stride(0),
+        keys.frame.scale,
+        keys.frame.offset,
+        found,
+        factors,
+        n,
+        dim,
+        DOT=dot,
+        BLOCK=block,
+        num_warps=4,
+    )
+    return found, factors
+
+
+def floors(best: Tensor, doubt: Tensor) -> Tensor:
+    """Float32 [Q] that no score of a neighbor is below: the worst of best [Q, k], doubted twice.
+
+    Args:
+        best: [Q, k] float32, contiguous: scores that as many keys have, but for the doubt.
+        doubt: [Q] float64.
+    """
+    n, wanted = best.shape
+    floor = torch.empty(n, dtype=torch.float32, device=best.device)
+    width = 1 << (wanted - 1).bit_length()
+    block = max(1, (1 << 16 if _triton.interpreted() else 1024) // width)
+    _kernels().floor_kernel[(-(-n // block),)](
+        best, doubt, floor, n, wanted, BLOCK=block, WANTED=width, num_warps=4
+    )
+    return floor
+
+
+def biases(norms: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
     """Upper and lower bias [V] float32 of each key: lift x ratio, plus and minus its doubt.
 
     Args:
-        length: [V] float64.
-        residual: [V] float64.
-        lift: [V] float64, as `place` returns them.
+        norms: [3, V] float64, as `place` returns them.
         factors: [5] float64: the ratio; what (length + residual)^2, residual^2 and
             (length + offset)^2 count in the doubt; and the offset.
     """
-    upper = torch.empty(len(length), dtype=torch.float32, device=length.device)
+    n = norms.shape[1]
+    upper = torch.empty(n, dtype=torch.float32, device=norms.device)
     lower = torch.empty_like(upper)
     block = 1 << 16 if _triton.interpreted() else 1024
-    _kernels().bias_kernel[(-(-len(length) // block),)](
-        length, residual, lift, factors, upper, lower, len(length), BLOCK=block, num_warps=4
+    _kernels().bias_kernel[(-(-n // block),)](
+        *norms, factors, upper, lower, n, BLOCK=block, num_warps=4
     )
     return upper, lower
 

@@ -199,6 +199,11 @@ def test_every_flag_is_described(command, capsys):
     assert [name for name, text in described.items() if not text or "==SUPPRESS==" in text] == []
 
 
+def test_a_folder_of_runs_is_no_run(tuned, capsys):
+    code, _, err = run(capsys, "predict", tuned.parent.parent)
+    assert code == 3 and f"holds 1 tuned models, name one, as in {tuned}" in err
+
+
 def test_predict_takes_new_classes_by_name(tuned, tmp_path, capsys):
     names, out = tmp_path / "names.txt", tmp_path / "p.safetensors"
     names.write_text("sun\nbell\n\nanchor\n")

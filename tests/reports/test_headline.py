@@ -88,17 +88,24 @@ def test_unknown_tuner_lists_the_known():
 
 
 def test_chance_is_the_binomial_width_of_the_smallest_split():
-    # 1.96 * sqrt(0.5 * 0.5 / 100) = 9.8 points
+    # 1.96 / (1 + 3.84 / 100) * sqrt(0.5 * 0.5 / 100 + 3.84 / 40000) = 9.6 points
     rows = [row(), row(split="base", n=100, accuracy=0.5)]
     assert chance(rows) == (
         "With 100 images, chance alone moves an accuracy, and so a gap, "
-        "by about 9.8 points either way (95 %)."
+        "by about 9.6 points either way (95 %)."
     )
 
 
 def test_chance_is_that_of_the_accuracy_it_moves_most():
     rows = [row(n=100, accuracy=accuracy) for accuracy in (0.0, 0.5, 1.0)]
-    assert "by about 9.8 points" in chance(rows)
+    assert "by about 9.6 points" in chance(rows)
+
+
+def test_four_right_answers_of_four_are_no_certainty():
+    # Wilson's interval of 4 of 4 is 0.51..1
+    assert "With 4 images, chance alone moves an accuracy, and so a gap, by about 24.5 points" in (
+        chance([row(n=4, accuracy=1.0), row(split="base", n=1000, accuracy=0.5)])
+    )
 
 
 def test_what_differs_between_lines_is_in_parentheses():

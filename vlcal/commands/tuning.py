@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from vlcal.calibrators import CALIBRATORS
@@ -163,6 +164,10 @@ def predict(
         checkpoint: its local file of weights.
         out: where the predictions go: logits, labels, features, and the zero-shot twin.
     """
+    if runs := sorted((Path(run) / "runs").glob("*/config.json")):
+        raise ValueError(
+            f"predict: {run} holds {len(runs)} tuned models, name one, as in {runs[0].parent}"
+        )
     clip = load(model, pretrained=pretrained, checkpoint=checkpoint)
     tuner, dataset = load_tuner(run, clip), _opened(data, root, template, clip)
     if list not in ("train", "val", "test"):

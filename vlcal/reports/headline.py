@@ -69,23 +69,28 @@ def sentences(rows: Sequence[Row], tuner: str | None = None) -> tuple[str, ...]:
 
 
 def chance(rows: Sequence[Row]) -> str:
-    """A sentence: how far chance moves the accuracies of the smallest split (95 %, normal)."""
-    sizes = [
-        (row["n"], accuracy)
+    """A sentence: how far chance moves an accuracy where it moves it most.
+
+    Half the 95 % interval of Wilson (JASA 1927), which has a width at an accuracy of 0 or 1, too.
+    """
+    widths = [
+        (_half_width(accuracy, row["n"]), row["n"])
         for row in check_rows(rows, "chance")
         if isinstance(row.get("n"), int) and row["n"] > 0
         if (accuracy := metric(row, "accuracy")) is not None and 0 <= accuracy <= 1
     ]
-    if not sizes:
+    if not widths:
         return ""
-    n = min(size for size, _ in sizes)
-    # of several methods the one that moves most, so that nothing is called more certain than it is
-    variance = max(accuracy * (1 - accuracy) for size, accuracy in sizes if size == n)
-    half = 1.959964 * math.sqrt(variance / n)
+    half, n = max(widths)
     return (
         f"With {n:,} images, chance alone moves an accuracy, and so a gap, by about "
         f"{percent(half)} points either way (95 %)."
     )
+
+
+def _half_width(share: float, n: int) -> float:
+    z = 1.959964
+    return z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2) / (1 + z * z / n)
 
 
 def _sentence(lines: Sequence[Line], split: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
+import torch
+
+from vlcal.metrics import wilson_interval
 from vlcal.reports.rows import Row, check_rows, metric
 from vlcal.reports.summary import Line, summarize
 from vlcal.reports.tables import percent, signed
@@ -71,7 +73,7 @@ def sentences(rows: Sequence[Row], tuner: str | None = None) -> tuple[str, ...]:
 def chance(rows: Sequence[Row]) -> str:
     """A sentence: how far chance moves an accuracy where it moves it most.
 
-    Half the 95 % interval of Wilson (JASA 1927), which has a width at an accuracy of 0 or 1, too.
+    Half of Wilson's 95 % interval, which has a width at an accuracy of 0 or 1, too.
     """
     widths = [
         (_half_width(accuracy, row["n"]), row["n"])
@@ -88,9 +90,9 @@ def chance(rows: Sequence[Row]) -> str:
     )
 
 
-def _half_width(share: float, n: int) -> float:
-    z = 1.959964
-    return z * math.sqrt(share * (1 - share) / n + (z / (2 * n)) ** 2) / (1 + z * z / n)
+def _half_width(accuracy: float, n: int) -> float:
+    low, high = wilson_interval(torch.tensor(round(accuracy * n)), torch.tensor(n))
+    return float(high - low) / 2
 
 
 def _sentence(lines: Sequence[Line], split: str) -> str:

@@ -137,9 +137,9 @@ def pack_classes(text: Tensor, images: Tensor | None) -> Classes:
 
 def power_of_two(values: Tensor, center: Tensor | None = None) -> Tensor:
     """The scale that keeps |values - center| below 2^14 and clear of subnormals: [] float64."""
-    largest = torch.stack(values.aminmax()).abs().amax().double()
+    largest = torch.linalg.vector_norm(values, torch.inf).double()
     if center is not None:
-        largest = largest + torch.stack(center.aminmax()).abs().amax()
+        largest = largest + torch.linalg.vector_norm(center, torch.inf)
     exponent = torch.frexp(largest).exponent.clamp(-112, 126).long()
     # from its bits: a power function need not be exact
     return ((1023 + 14 - exponent) << 52).view(torch.float64)

@@ -170,11 +170,11 @@ HEADINGS = (
 )
 HEAD = f"""# On a GPU
 
-Floors are arithmetic for an H200 (790 TFLOP/s of fp16 products, 4.3 TB/s, 16 exponentials a clock on
-each of 132 multiprocessors), predictions were written down before the first measurement; both stand
-in `gpu_plan.py`. `benchmarks/gpu_check.sh` tests everything and then fills this table: median and
-20..80 % in milliseconds, ratios of the same rounds, MiB above the inputs. A call is timed as a user
-makes it, checks and launches included.
+Floors are arithmetic for an H200 (790 TFLOP/s of fp16 products, 4.3 TB/s, 16 exponentials a clock
+on each of 132 multiprocessors), predictions were written down before the first measurement; both
+stand in `gpu_plan.py`. `benchmarks/gpu_check.sh` tests everything and then fills this table: median
+and 20..80 % in milliseconds, ratios of the same rounds, MiB above the inputs. A call is timed as a
+user makes it, checks and launches included.
 
 | {" | ".join(HEADINGS)} |
 |{"---|" * len(HEADINGS)}"""

@@ -85,6 +85,19 @@ def test_search_waits_once_a_matrix_and_never_while_captured(name):
         assert gpu.launches
 
 
+@pytest.mark.parametrize("name", SEARCHES)
+def test_what_evaluates_in_float64_is_launched_without_fused_additions(name):
+    with fake_cuda() as gpu:
+        queries = torch.empty(300, 512, device=gpu.device)
+        SEARCHES[name](queries, torch.empty(100_000, 512, device=gpu.device))
+    exact = {"rerank_kernel", "scan_kernel", "dots_kernel"}
+    fused = [
+        launch.options.get("enable_fp_fusion") for launch in gpu.launches if launch.kernel in exact
+    ]
+    assert fused
+    assert not any(one is not False for one in fused)
+
+
 @pytest.mark.parametrize("capturing", [False, True])
 def test_index_waits_once_a_search_and_never_while_captured(capturing):
     with fake_cuda(capturing=capturing) as gpu:

@@ -465,6 +465,36 @@ PLACING = [
         {"BLOCK": 1024},
         enable_fp_fusion=True,
     ),
+    spec(
+        "scale_kernel",
+        "largest_ptr:fp64 most_ptr:fp64 scale_ptr:fp64",
+        "",
+        {"LIMITED": True},
+        num_warps=1,
+        enable_fp_fusion=True,
+    ),
+    spec(
+        "doubt_kernel",
+        "norms_ptr:fp64 typical_ptr:fp64 scale_ptr:fp64 keys_typical_ptr:fp64 keys_scale_ptr:fp64 "
+        "offset_ptr:fp64 doubts_ptr:fp64 factors_ptr:fp64",
+        "stride_typical stride_keys_typical n dim",
+        {"DOT": False, "BLOCK": 128},
+        enable_fp_fusion=True,
+    ),
+    spec(
+        "floor_kernel",
+        "best_ptr:fp32 doubt_ptr:fp64 floor_ptr:fp32",
+        "n wanted",
+        {"BLOCK": 64, "WANTED": 16},
+        enable_fp_fusion=True,
+    ),
+    spec(
+        "floor_kernel",
+        "best_ptr:fp32 doubt_ptr:fp64 floor_ptr:fp32",
+        "n wanted",
+        {"BLOCK": 1, "WANTED": 4096},
+        enable_fp_fusion=True,
+    ),
 ]
 ROWS = "queries_ptr:fp32 keys_ptr:{kind} cost_ptr:fp64 key_ptr:i64 "
 NUMBERS = "query_stride_n stride_n dim n_keys k itself "
@@ -497,6 +527,13 @@ EXACT = [
     rerank_spec(1, 2048),
     scan_spec(search_exact.OVERFLOW, "fp32", False, 16),
     scan_spec(search_exact.SCAN, "fp16", True, 1),
+    spec(
+        "overflow_kernel",
+        "count_ptr:i32 order_ptr:i64 waiting_ptr:i64",
+        "n_queries capacity",
+        {"BLOCK": 128},
+        enable_fp_fusion=True,
+    ),
     spec(
         "merge_kernel",
         "order_ptr:i64 waiting_ptr:i64 partial_cost_ptr:fp64 partial_key_ptr:i64 cost_ptr:fp64 "

@@ -145,3 +145,9 @@ def test_numpy_arrays_become_tensors_of_the_same_numbers():
     assert made.labels.dtype == torch.int64
     with pytest.raises(ValueError, match="Predictions: logits: must be an array of numbers"):
         Predictions(logits=[["a", "b"]])
+
+
+def test_predictions_are_shown_by_what_they_hold():
+    twin = Predictions(logits=torch.zeros(2000, 3))
+    made = Predictions(logits=torch.zeros(2000, 3), labels=torch.zeros(2000).long(), zero_shot=twin)
+    assert repr(made) == "Predictions(2,000 x 3: logits, labels, zero_shot)"

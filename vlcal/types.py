@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
@@ -102,7 +102,7 @@ class Outcomes(NamedTuple):
     proximity: Tensor | None = None
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class Predictions:
     """Everything calibration sees of a model: logits, labels, features, and its zero-shot twin.
 
@@ -195,6 +195,11 @@ class Predictions:
             )
         check_finite("Predictions: image_features", image)
         check_finite("Predictions: text_features", text)
+
+    def __repr__(self) -> str:
+        # shapes and what there is, not a screen of numbers
+        known = [each.name for each in fields(self) if getattr(self, each.name) is not None]
+        return f"Predictions({len(self):,} x {self.n_classes:,}: {', '.join(known)})"
 
     def __len__(self) -> int:
         rows = self.logits if self.logits is not None else self.image_features

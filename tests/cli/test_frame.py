@@ -146,6 +146,7 @@ def test_info_names_every_op_and_backend(capsys):
         (["calibrate", "--method", "nope", "--logits", "a", "--labels", "b"], 3, "unknown name"),
         (["demo", "--seeds", "one"], 3, "seeds must be integers"),
         (["demo", "--seeds", "1,1"], 3, "seeds must be distinct"),
+        (["tune", "coop", "--seeds", "1,2,1"], 3, "seeds must be distinct, got '1,2,1'"),
         (["tune", "coop", "--setting", "nope"], 3, "unknown setting 'nope'; known: dac2024"),
         (["tune", "coop", "--set", "nctx=4"], 3, "unknown option 'nctx'; known: n_ctx"),
         (["tune", "coop", "--regularizer", "dro"], 3, "unknown name 'dro'; known: dor, knowledge"),

@@ -33,8 +33,11 @@ def words(text: str) -> list[str]:
 
 
 def seed_numbers(text: str) -> list[int]:
-    """The integers between commas."""
+    """The distinct integers between commas."""
     try:
-        return [int(part) for part in text.split(",")]
+        seeds = [int(part) for part in text.split(",")]
     except ValueError as error:
         raise ValueError(f"seeds must be integers with commas between, got {text!r}") from error
+    if len(set(seeds)) != len(seeds):
+        raise ValueError(f"seeds must be distinct, got {text!r}")
+    return seeds

@@ -271,6 +271,13 @@ def test_a_line_of_thirty_images_has_no_length_and_is_not_drawn():
     assert any("bins?" in title for title in titles)
 
 
+def test_facts_name_model_and_prompt_where_the_rows_do():
+    rows = [row(clip="ViT-B-16", template="a {}."), row("zero_shot", clip="ViT-B-16")]
+    facts = Report.from_rows(rows).facts
+    assert (facts["models"], facts["prompts"]) == ("ViT-B-16", "a {}.")
+    assert "models" not in Report.from_rows([row()]).facts
+
+
 def test_options_of_a_calibrator_are_another_panel():
     rows = [measured("coop", "none", "new", 0.1), measured("coop", "dac", "new", 0.1)]
     rows.append({**measured("coop", "dac", "new", 0.2), "calibrator_options": {"dac": {"k": 3}}})

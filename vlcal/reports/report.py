@@ -268,7 +268,8 @@ def _about(rows: Sequence[Row]) -> str:
 
 def _facts(rows: Sequence[Row]) -> dict[str, Fact]:
     facts: dict[str, Fact] = {"evaluated splits": len(rows)}
-    for name, key in (("datasets", "dataset"), ("shots", "shots"), ("seeds", "seed")):
+    told = (("datasets", "dataset"), ("models", "clip"), ("prompts", "template"))
+    for name, key in (*told, ("shots", "shots"), ("seeds", "seed")):
         if text := _list(rows, key):
             facts[name] = text
     seconds = [row["seconds"] for row in rows if _is_fact(row.get("seconds"))]

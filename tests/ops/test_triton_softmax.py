@@ -1,6 +1,9 @@
 """Traps of the Triton kernel of stored logits; the cases run in test_against_reference."""
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -108,3 +111,36 @@ def test_kernels_compile_for_ampere_and_hopper_as_launched():
     made = compile_all("vlcal.ops._triton.softmax_kernels", specs)
     assert len(made) == 10
     assert all(kernel["shared"] <= 99 * 1024 for kernel in made.values())
+
+
+# launches for a GPU, compiled only: the layout of the logits decides in which order a row adds up
+LAYOUTS = """
+from types import SimpleNamespace
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver, jit
+target = GPUTarget("cuda", 90, 32)
+driver.set_active(SimpleNamespace(
+    get_current_target=lambda: target, get_current_device=lambda: 0,
+    get_current_stream=lambda device: 0,
+))
+launch, made = jit.JITFunction.run, []
+def compile_only(self, *args, grid, warmup, **kwargs):
+    made.append(launch(self, *args, grid=grid, warmup=True, **kwargs).asm["ttgir"])
+jit.JITFunction.run = compile_only
+from vlcal.ops._triton.softmax import softmax_statistics
+whole = torch.zeros(64, 208).T if COLUMNS else torch.zeros(208, 64)
+for part in (whole, whole[1:], whole[5:6]):
+    softmax_statistics(part, None)
+print(len({line for text in made for line in text.splitlines() if line.startswith("#blocked =")}))
+"""
+
+
+@pytest.mark.parametrize("columns", [False, True])
+def test_a_part_of_the_batch_adds_up_in_the_order_of_the_whole(columns):
+    environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    code = LAYOUTS.replace("COLUMNS", str(columns))
+    command = [sys.executable, "-W", "ignore", "-c", code]
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert int(done.stdout) == 1

@@ -27,7 +27,9 @@ def softmax_statistics(logits: Tensor, labels: Tensor | None) -> tuple[tuple[Ten
     if n:
         kernels: Any = import_module("vlcal.ops._triton.softmax_kernels")
         with torch.cuda.device_of(logits):
-            kernels.softmax_rows[(-(-n // rows),)](
+            by_rows = logits.stride(1) == 1
+            kernel = kernels.softmax_rows if by_rows else kernels.softmax_columns
+            kernel[(-(-n // rows),)](
                 logits,
                 predicted if labels is None else labels,
                 predicted,

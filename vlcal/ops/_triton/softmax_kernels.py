@@ -81,3 +81,8 @@ def softmax_rows(
     squares = tl.where(good_row, squares / (total * total), float("nan"))
     tl.store(squares_ptr + row, squares, mask=inside)
     tl.atomic_add(bad_ptr, tl.sum((inside & (good_row == 0)).to(tl.int32), 0))
+
+
+# how a row is shared out among threads, and so the order of its sums, would depend on the address
+# of a column's first row: rows of a part of the batch would not be the same bits
+softmax_columns = triton.jit(softmax_rows.fn, do_not_specialize_on_alignment=["logit_ptr"])

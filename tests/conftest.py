@@ -11,6 +11,27 @@ import torch
 if not torch.cuda.is_available():
     os.environ["TRITON_INTERPRET"] = "1"
 
+
+def _count_by_tensors():
+    """Let the interpreters up to Triton 3.6 count loops that end at a tensor with NumPy 2.4.
+
+    They convert an array of one element to an integer, which NumPy no longer does.
+    """
+    try:
+        from triton.runtime import interpreter
+    except ImportError:
+        return
+    patch = interpreter._patch_lang_tensor
+
+    def patched(tensor, *scope):
+        patch(tensor, *scope)
+        tensor.__index__ = lambda self: int(self.handle.data.item())
+
+    interpreter._patch_lang_tensor = patched
+
+
+_count_by_tensors()
+
 # small inputs gain nothing from threads, and spinning ones slow a busy machine down
 torch.set_num_threads(1)
 

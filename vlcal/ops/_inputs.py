@@ -1,4 +1,4 @@
-"""Checks that the operations on scaled cosine logits share: at the door, and of values inside."""
+"""Checks that operations share: at the door, and of values inside."""
 
 from __future__ import annotations
 
@@ -16,6 +16,17 @@ BLOCK_BYTES = 64 << 20
 PRECISIONS = ("accurate", "fast")
 
 
+def check_tensors(who: str, **values: object) -> None:
+    """Refuse arrays of other libraries: an operation gives tensors, and takes them."""
+    for name, value in values.items():
+        if value is not None and not isinstance(value, Tensor):
+            kind = type(value)
+            raise TypeError(
+                f"{who}: {name} must be a torch.Tensor, got {kind.__module__}.{kind.__qualname__}; "
+                "torch.as_tensor shares the memory of an array"
+            )
+
+
 def check_precision(who: str, precision: str) -> None:
     """Refuse what is not the name of a precision."""
     if precision not in PRECISIONS:
@@ -24,6 +35,7 @@ def check_precision(who: str, precision: str) -> None:
 
 def check_features(who: str, image: Tensor, text: Tensor, which: str = "") -> None:
     """Refuse features that are not [N, D] and [C, D] floating point with C, D >= 1."""
+    check_tensors(who, image_features=image, text_features=text)
     for name, value in (("image_features", image), ("text_features", text)):
         if value.ndim != 2 or not value.is_floating_point() or value.shape[1] < 1:
             raise ValueError(
@@ -40,6 +52,7 @@ def check_features(who: str, image: Tensor, text: Tensor, which: str = "") -> No
 
 def check_factors(who: str, name: str, factors: Tensor | None, size: int) -> None:
     """Refuse factors that are not floating point [size]; their values come later."""
+    check_tensors(who, **{name: factors})
     if factors is not None and (factors.shape != (size,) or not factors.is_floating_point()):
         raise ValueError(
             f"{who}: {name} must be floating point [{size}], "
@@ -49,6 +62,7 @@ def check_factors(who: str, name: str, factors: Tensor | None, size: int) -> Non
 
 def check_label_kind(who: str, labels: Tensor | None, n: int) -> None:
     """Refuse labels that are not integers [n]; their values come later."""
+    check_tensors(who, labels=labels)
     if labels is not None:
         check_labels(who, labels, n, None)
 

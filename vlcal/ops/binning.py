@@ -11,6 +11,7 @@ from torch import Tensor
 from vlcal import _cuda, _native
 from vlcal.ops import _triton, reference
 from vlcal.ops._dispatch import Backend, custom_op, dispatch
+from vlcal.ops._inputs import check_tensors
 from vlcal.ops._triton import binning
 from vlcal.ops.reference import CONFIDENCE_UNIT
 
@@ -167,6 +168,7 @@ def group_statistics(
 
     On a GPU it waits and is captured as `bin_statistics`.
     """
+    check_tensors("group_statistics", group=group)
     correct = check_pairs("group_statistics", confidence, correct)
     if group.shape != confidence.shape or group.is_floating_point() or group.dtype == torch.bool:
         raise ValueError(
@@ -178,6 +180,7 @@ def group_statistics(
 
 def check_pairs(who: str, confidence: Tensor, correct: Tensor) -> Tensor:
     """`correct` as bool [N], after checking both shapes and dtypes."""
+    check_tensors(who, confidence=confidence, correct=correct)
     if confidence.ndim != 1 or not confidence.is_floating_point():
         raise ValueError(
             f"{who}: confidence must be floating point [N], "

@@ -11,6 +11,7 @@ from torch import Tensor
 from vlcal import _native
 from vlcal.ops import _triton, reference
 from vlcal.ops._dispatch import Backend, custom_op, dispatch
+from vlcal.ops._inputs import check_tensors
 from vlcal.ops._triton import binning
 from vlcal.ops.binning import (
     BinStatistics,
@@ -101,6 +102,7 @@ def classwise_statistics(
     Not differentiable. The native backend uses 32 C B bytes beside the result, times the number of
     threads. On a GPU it waits and is captured as `bin_statistics`.
     """
+    check_tensors(WHO, probs=probs, labels=labels)
     if probs.ndim != 2 or not probs.is_floating_point() or probs.shape[1] < 1:
         raise ValueError(
             f"{WHO}: probs must be floating point [N, C] with C >= 1, "

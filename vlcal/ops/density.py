@@ -10,7 +10,7 @@ from torch import Tensor
 from vlcal import _native
 from vlcal.ops import _triton, reference
 from vlcal.ops._dispatch import Backend, custom_op, dispatch
-from vlcal.ops._inputs import capturing
+from vlcal.ops._inputs import capturing, check_tensors
 from vlcal.ops._triton import density
 from vlcal.types import check_finite
 
@@ -57,6 +57,7 @@ def kernel_density(
         >>> kernel_density(torch.zeros(1, 2), torch.zeros(3, 2), [1.0, 2.0])  # 1 / (2 pi 1 2)
         tensor([0.0796])
     """
+    check_tensors(WHO, queries=queries, points=points)
     for name, value in (("queries", queries), ("points", points)):
         if value.ndim != 2 or value.shape[1] != 2 or not value.is_floating_point():
             raise ValueError(

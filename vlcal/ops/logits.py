@@ -102,11 +102,12 @@ def calibrated_softmax(
 
     Returns:
         CalibratedSoftmax. Each row is the same bits for every batch split and thread count, but for
-        "fast" on a GPU, which centers the images of a call. Memory is O(N k) beside one packed copy
-        of the classes and, per thread, the logits of at most 128 rows: by 504 classes, by all of
-        them with `predicted_scale`, which is known last. On a GPU, beside the classes, 512 MiB for
-        a wave of rows (more where 128 rows need it); with `predicted_scale` the classes are walked
-        twice, once for the prediction. k > 32 sorts the float64 logits of a wave.
+        "fast" on a GPU, which centers the images of a call. Memory is O(N k) beside 8 MiB of packed
+        classes, as much of packed rows, and, per thread, the logits of 128 rows by 504 classes;
+        with `predicted_scale`, which is known last, beside a packed copy of all classes and the
+        logits of 128 rows by all of them. On a GPU, beside the classes, 512 MiB for a wave of rows
+        (more where 128 rows need it); with `predicted_scale` the classes are walked twice, once
+        for the prediction. k > 32 sorts the float64 logits of a wave.
 
     Raises:
         ValueError: shapes, dtypes or ranges break the contract, features or factors are not finite,

@@ -11,6 +11,7 @@ from vlcal import _native
 from vlcal.ops import _cuda_search, _triton, reference
 from vlcal.ops._directions import leading_directions
 from vlcal.ops._dispatch import Backend, custom_op, dispatch
+from vlcal.ops._inputs import check_tensors
 from vlcal.ops._triton import search as gpu
 from vlcal.ops._triton.search_screen import screens as triton_screens
 
@@ -201,6 +202,7 @@ class SearchIndex:
 
 def check_matrices(who: str, **matrices: Tensor) -> None:
     """Every one [rows, D] floating point with the same D >= 1 and device; rows may be 0."""
+    check_tensors(who, **matrices)
     for name, matrix in matrices.items():
         if matrix.ndim != 2 or not matrix.is_floating_point() or matrix.shape[1] == 0:
             raise ValueError(

@@ -10,6 +10,7 @@ from torch import Tensor
 from vlcal import _native
 from vlcal.ops import _triton, reference
 from vlcal.ops._dispatch import Backend, custom_op, dispatch
+from vlcal.ops._inputs import check_tensors
 from vlcal.ops._triton import softmax
 from vlcal.ops.binning import any_bad
 from vlcal.types import check_labels
@@ -58,6 +59,7 @@ def softmax_statistics(
     check of the values is the one wait for the device; while a CUDA graph is captured they are not
     checked, and a row that would be refused has NaN.
     """
+    check_tensors(WHO, logits=logits, labels=labels)
     if logits.ndim != 2 or not logits.is_floating_point() or logits.shape[1] < 1:
         raise ValueError(
             f"{WHO}: logits must be floating point [N, C] with C >= 1, "

@@ -34,7 +34,6 @@ PEERS = (
 # of ops that are not bound by arithmetic, of rows on several threads, and of single workloads
 REASONS = {
     "bin_statistics": "targets are of a core with twice this one's vector rate",
-    "calibrated_softmax, 1k images, 100k classes": "up to 0.4 s of page faults for packed classes",
     "knn": "the four slices of the keys cost 15 % more than one pass over all",
     "sample_adaptive": "the ranges of two models take two products, each as long as the plain pass",
     "softmax_statistics": "torchmetrics varies from 34 to 66 ms with its pages; 100k rows reach it",

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 
 from tests.ops.ptx import facts
 
@@ -21,10 +22,24 @@ def compile_all(module: str, specs: list[dict]) -> dict[str, dict]:
     if not all. Returns "kernel/number/capability" to what the compiler says: bytes of `shared`
     memory, how many loads are under way `ahead` of the one it waits for, and `ptx.facts`.
     """
+    # in this order every part gets as much of each capability
+    jobs = [
+        (number, capability, spec)
+        for capability in CAPABILITIES
+        for number, spec in enumerate(specs)
+        if capability in spec.get("capabilities", CAPABILITIES)
+    ]
+    parts = min(os.cpu_count() or 1, 4, (len(jobs) + 3) // 4)
+    with ThreadPoolExecutor(parts) as pool:
+        made = list(pool.map(lambda part: _compile(module, jobs[part::parts]), range(parts)))
+    return {name: about for each in made for name, about in each.items()}
+
+
+def _compile(module: str, jobs: list[tuple[int, int, dict]]) -> dict[str, dict]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     done = subprocess.run(
         [sys.executable, "-m", "tests.ops.triton_compile", module],
-        input=json.dumps(specs),
+        input=json.dumps(jobs),
         capture_output=True,
         text=True,
         env=environment,
@@ -51,7 +66,7 @@ def _main(module: str) -> None:
 
     kernels = importlib.import_module(module)
     made = {}
-    for number, spec in enumerate(json.load(sys.stdin)):
+    for number, capability, spec in json.load(sys.stdin):
         kernel = getattr(kernels, spec["kernel"])
         names = kernel.arg_names
         constants = {(names.index(name),): value for name, value in spec["constants"].items()}
@@ -63,17 +78,16 @@ def _main(module: str) -> None:
             constants = spec["constants"]
             # in the order of the arguments
             signature = {name: kind for name, kind in signature.items() if kind != "constexpr"}
-        for capability in spec.get("capabilities", CAPABILITIES):
-            attrs = _attributes([names.index(name) for name in spec.get("divisible", [])])
-            source = ASTSource(fn=kernel, signature=signature, attrs=attrs, **{named: constants})
-            target = GPUTarget("cuda", capability, 32)
-            compiled = triton.compile(source, target=target, options=spec.get("options", {}))
-            waits = re.findall(r"async_wait.*num = (\d+)", compiled.asm["ttgir"])
-            made[f"{spec['kernel']}/{number}/{capability}"] = {
-                "shared": compiled.metadata.shared,
-                "ahead": max(map(int, waits), default=0),
-                **facts(compiled.asm["ptx"]),
-            }
+        attrs = _attributes([names.index(name) for name in spec.get("divisible", [])])
+        source = ASTSource(fn=kernel, signature=signature, attrs=attrs, **{named: constants})
+        target = GPUTarget("cuda", capability, 32)
+        compiled = triton.compile(source, target=target, options=spec.get("options", {}))
+        waits = re.findall(r"async_wait.*num = (\d+)", compiled.asm["ttgir"])
+        made[f"{spec['kernel']}/{number}/{capability}"] = {
+            "shared": compiled.metadata.shared,
+            "ahead": max(map(int, waits), default=0),
+            **facts(compiled.asm["ptx"]),
+        }
     print(json.dumps(made))
 
 

@@ -29,13 +29,24 @@ def units_of(confidence):
 
 
 @triton.jit
+def add_to(ptr, value, mask):
+    """Add what is not 0, without an order: the default would fence the whole device each time."""
+    tl.atomic_add(ptr, value, mask=mask & (value != 0), sem="relaxed")
+
+
+@triton.jit
+def count_bad(bad_ptr, wrong):
+    """Add the sum of a program to one place of the device, unless it is 0."""
+    total = tl.sum(wrong, 0)
+    tl.atomic_add(bad_ptr, total, mask=total != 0, sem="relaxed")
+
+
+@triton.jit
 def add_words(sums_ptr, words, stride, column, mask):
     """Take words [..., BINS] apart, add them up over the first axis, and add that to three rows."""
-    tl.atomic_add(sums_ptr + column, tl.sum(words >> COUNT, 0), mask=mask)
-    correct = tl.sum((words >> CORRECT) & 0xFFF, 0)
-    tl.atomic_add(sums_ptr + stride + column, correct, mask=mask)
-    units = tl.sum(words & UNITS, 0)
-    tl.atomic_add(sums_ptr + 2 * stride + column, units, mask=mask)
+    add_to(sums_ptr + column, tl.sum(words >> COUNT, 0), mask)
+    add_to(sums_ptr + stride + column, tl.sum((words >> CORRECT) & 0xFFF, 0), mask)
+    add_to(sums_ptr + 2 * stride + column, tl.sum(words & UNITS, 0), mask)
 
 
 @triton.jit
@@ -98,7 +109,7 @@ def bin_sums(
             reached = confidence[:, None] >= threshold[None, :]
         words += tl.where(reached, word[:, None], 0)
     add_words(sums_ptr, words, n_bins, column, inside)
-    tl.atomic_add(bad_ptr, tl.sum(wrong, 0))
+    count_bad(bad_ptr, wrong)
 
 
 @triton.jit
@@ -129,10 +140,10 @@ def group_sums(
     copy = tl.program_id(0).to(tl.int64) % copies
     to = sums_ptr + copy * n_groups * 3 + tl.where(good, group, 0)
     one = tl.full((BLOCK,), 1, tl.int64)
-    tl.atomic_add(to, one, mask=good)
-    tl.atomic_add(to + n_groups, one, mask=good & correct)
-    tl.atomic_add(to + n_groups + n_groups, units, mask=good & (units > 0))
-    tl.atomic_add(bad_ptr, tl.sum((real & (good == 0)).to(tl.int32), 0))
+    add_to(to, one, good)
+    add_to(to + n_groups, one, good & correct)
+    add_to(to + n_groups + n_groups, units, good)
+    count_bad(bad_ptr, (real & (good == 0)).to(tl.int32))
 
 
 @triton.jit
@@ -188,8 +199,8 @@ def classwise_sums(
         words += tl.where(reached, tl.where(good, word, 0)[:, None], 0)
     size = tl.full((1, 1), n_bins, tl.int64) * n_classes
     to = sums_ptr + label.to(tl.int64)[:, None] * n_bins + column[None, :]
-    mask = (label < n_classes)[:, None] & inside[None, :] & (words != 0)
-    tl.atomic_add(to, words >> COUNT, mask=mask)
-    tl.atomic_add(to + size, (words >> CORRECT) & 0xFFF, mask=mask)
-    tl.atomic_add(to + 2 * size, words & UNITS, mask=mask)
-    tl.atomic_add(bad_ptr, tl.sum(wrong, 0))
+    mask = (label < n_classes)[:, None] & inside[None, :]
+    add_to(to, words >> COUNT, mask)
+    add_to(to + size, (words >> CORRECT) & 0xFFF, mask)
+    add_to(to + 2 * size, words & UNITS, mask)
+    count_bad(bad_ptr, wrong)

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from vlcal.ops import _triton
 
-POINTS = 64  # of one step; float32 adds up that many
+POINTS = 64  # of one step
+STEPS = 16  # whose terms float32 adds up
 SLICES = 16  # at most: few queries still fill a device, and the partial sums stay small
 SHORTEST = 4096  # points of a slice at least
 
@@ -23,9 +24,10 @@ def kernel_density(queries: Tensor, points: Tensor, bandwidth: Tensor) -> Tensor
     The partial sums take 16 N float64 at most.
     """
     n, m = len(queries), len(points)
-    step = 4096 if _triton.interpreted() else POINTS
+    # a step of the interpreter costs about the same whatever its size
+    step, steps = (4096, 1) if _triton.interpreted() else (POINTS, STEPS)
     block = 64  # queries of a program
-    size = slice_size(m, step)
+    size = slice_size(m, step * steps)
     sums = torch.empty(-(-m // size), n, dtype=torch.float64, device=queries.device)
     if n:
         kernels: Any = import_module("vlcal.ops._triton.density_kernels")
@@ -42,6 +44,7 @@ def kernel_density(queries: Tensor, points: Tensor, bandwidth: Tensor) -> Tensor
                 *points.stride(),
                 QUERIES=block,
                 POINTS=step,
+                STEPS=steps,
                 num_warps=4,
             )
     # one after the other: an order that does not depend on n
@@ -49,6 +52,6 @@ def kernel_density(queries: Tensor, points: Tensor, bandwidth: Tensor) -> Tensor
     return (total / (m * tau * bandwidth.prod())).float()
 
 
-def slice_size(m: int, step: int = POINTS) -> int:
+def slice_size(m: int, step: int = POINTS * STEPS) -> int:
     """Points of a slice: whole steps; of `m` alone, so that a density is the same in any batch."""
     return max(SHORTEST, -(-m // (SLICES * step)) * step)

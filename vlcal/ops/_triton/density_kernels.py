@@ -1,8 +1,9 @@
 """Gaussian sums: every query against every point, no matrix of pairs.
 
-A program takes some queries and one slice of the points, which are added up in float32 a block at a
-time and in float64 over the blocks. How the points are sliced depends on their number alone, so a
-sum does not depend on the other queries.
+A program takes some queries and one slice of the points. It keeps a tile of float32 sums, STEPS
+terms in each, before it adds them up across threads and in float64: adding up across threads at
+every step took twice as long as the terms themselves. How the points are sliced depends on their
+number alone, so a sum does not depend on the other queries.
 """
 
 import triton
@@ -26,6 +27,7 @@ def gaussian_sums(
     stride_point_axis,
     QUERIES: tl.constexpr,
     POINTS: tl.constexpr,
+    STEPS: tl.constexpr,
 ):
     """sums[slice, query] = sum over the slice's points of 2^-d, d = sum (0.849 (x - p) / h)^2."""
     row = tl.program_id(0).to(tl.int64) * QUERIES + tl.arange(0, QUERIES)
@@ -37,17 +39,19 @@ def gaussian_sums(
     a = tl.minimum(0.8493218002880191 / tl.load(bandwidth_ptr), 3.4028234e38).to(tl.float32)
     b = tl.minimum(0.8493218002880191 / tl.load(bandwidth_ptr + 1), 3.4028234e38).to(tl.float32)
     total = tl.zeros((QUERIES,), tl.float64)
-    first = tl.program_id(1).to(tl.int64) * slice_size
-    for start in range(0, slice_size, POINTS):
-        column = first + start + tl.arange(0, POINTS)
-        real = column < m
-        from_point = point_ptr + column * stride_point
-        px = tl.load(from_point, mask=real, other=0.0).to(tl.float32)
-        py = tl.load(from_point + stride_point_axis, mask=real, other=0.0).to(tl.float32)
-        dx = (x[:, None] - px[None, :]) * a
-        dy = (y[:, None] - py[None, :]) * b
-        distance = dx * dx + dy * dy
-        near = real[None, :] & (distance < FARTHEST)
-        power = tl.where(near, tl.exp2(-tl.where(near, distance, 0.0)), 0.0)
-        total += tl.sum(power, 1).to(tl.float64)
+    column = tl.program_id(1).to(tl.int64) * slice_size + tl.arange(0, POINTS)
+    for _ in range(0, slice_size, POINTS * STEPS):
+        held = tl.zeros((QUERIES, POINTS), tl.float32)
+        for _ in range(STEPS):
+            from_point = point_ptr + column * stride_point
+            # points beyond the last are infinitely far
+            px = tl.load(from_point, mask=column < m, other=float("inf")).to(tl.float32)
+            py = tl.load(from_point + stride_point_axis, mask=column < m, other=0.0).to(tl.float32)
+            dx = (x[:, None] - px[None, :]) * a
+            dy = (y[:, None] - py[None, :]) * b
+            distance = dx * dx + dy * dy
+            # times -1 is a sign on the operand, where a minus would be a subtraction from 0
+            held += tl.where(distance < FARTHEST, tl.exp2(distance * -1.0), 0.0)
+            column += POINTS
+        total += tl.sum(held, 1).to(tl.float64)
     tl.store(sum_ptr + tl.program_id(1).to(tl.int64) * n + row, total, mask=inside)

@@ -8,6 +8,8 @@ of e^2 and e d; the latter gives the entropy. A row depends on nothing but itsel
 import triton
 import triton.language as tl
 
+from vlcal.ops._triton.binning_kernels import count_bad
+
 LOWEST = tl.constexpr(-200.0)  # exp of less is 0 in float32, and 0 * -inf would be NaN
 
 
@@ -80,7 +82,7 @@ def softmax_rows(
     tl.store(entropy_ptr + row, entropy, mask=inside)
     squares = tl.where(good_row, squares / (total * total), float("nan"))
     tl.store(squares_ptr + row, squares, mask=inside)
-    tl.atomic_add(bad_ptr, tl.sum((inside & (good_row == 0)).to(tl.int32), 0))
+    count_bad(bad_ptr, (inside & (good_row == 0)).to(tl.int32))
 
 
 # how a row is shared out among threads, and so the order of its sums, would depend on the address

@@ -46,7 +46,7 @@ def equal_mass_statistics(
         correct: [N] bool (or integers 0 and 1).
         n_bins: B >= 1.
         ties: what happens to equal confidences at a border of two bins.
-        backend: "native", "triton", "cuda" or "reference"; by default the first of these that
+        backend: "native", "cuda", "triton" or "reference"; by default the first of these that
             accepts the call.
 
     Returns:
@@ -60,8 +60,8 @@ def equal_mass_statistics(
 
     Not differentiable. Above 16,384 samples the native backend uses up to 4 N bytes, as much of
     them as there are samples about as sure as the borders, and 0.3 MiB per thread. On a GPU it
-    waits and is captured as `bin_statistics`; ties "together" in up to 64 bins take 6 B MiB, all
-    else sorts the samples.
+    waits and is captured as `bin_statistics`. "cuda" keeps ties together in up to 64 bins and takes
+    6 B MiB; "triton" sorts the samples.
 
         >>> confidence, correct = torch.tensor([0.9, 0.6, 0.7, 0.7]), torch.ones(4).bool()
         >>> equal_mass_statistics(confidence, correct, 2).count.tolist()
@@ -90,19 +90,16 @@ def _run_native(confidence: Tensor, correct: Tensor, n_bins: int, together: bool
 
 
 def _run_triton(confidence: Tensor, correct: Tensor, n_bins: int, together: bool) -> Tensor:
-    args = (confidence, correct, n_bins, together)
-    table, bad = equal_mass.equal_mass_statistics(*args, equal_mass.PASSES)
+    table, bad = equal_mass.by_sort(confidence, correct, n_bins, together)
     if any_bad(bad):
         refuse_row(WHO, confidence, first_bad(confidence))
     return table
 
 
-CUDA_PASSES = equal_mass.Passes(_cuda.cell_sums, _cuda.value_sums)
-
-
 def _run_cuda(confidence: Tensor, correct: Tensor, n_bins: int, together: bool) -> Tensor:
     confidence = confidence.float().contiguous()
-    table, bad = equal_mass.by_cells(confidence, correct.contiguous(), n_bins, CUDA_PASSES)
+    samples = confidence, correct.contiguous()
+    table, bad = equal_mass.by_cells(*samples, n_bins, _cuda.cell_sums, _cuda.value_sums)
     if any_bad(bad):
         refuse_row(WHO, confidence, first_bad(confidence))
     return table
@@ -138,8 +135,9 @@ def _refuse(confidence: Tensor, correct: Tensor, n_bins: int, together: bool) ->
 
 BACKENDS = (
     Backend("native", _run_native, _native.missing, _refuse),
-    Backend("triton", _run_triton, _triton.missing, _refuse_triton),
+    # two passes, where they are built, read less than a sort of all samples
     Backend("cuda", _run_cuda, _cuda.missing, _refuse_cuda),
+    Backend("triton", _run_triton, _triton.missing, _refuse_triton),
     Backend("reference", _run_reference),
 )
 

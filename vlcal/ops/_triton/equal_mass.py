@@ -1,15 +1,13 @@
 """Statistics over bins of equal count on a GPU, exact; nothing here waits for the device.
 
-One pass over the samples adds them up by the 16 leading bits of the confidence; the at most B - 1
-cells that reach over a border of two bins are taken apart value by value in a second one. The two
-passes are arguments (`Passes`). Many bins, and ties in the order of rows, take a stable sort.
+By a stable sort of all samples, with any number of bins and either rule for ties. Or, where the
+kernels in CUDA C++ are, in two passes: the first adds up the samples by the 16 leading bits of the
+confidence, the second takes the at most B - 1 cells apart that reach over a border of two bins.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from importlib import import_module
-from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -21,30 +19,6 @@ CELLS = (0x3F800000 >> 16) + 1
 VALUES = 1 << 16
 COUNT = (1 << 32) - 1  # a pair is count | correct << 32
 MOST_BINS = 64  # every border may take a table of VALUES
-ROWS = 1024
-COPIES = 16
-
-
-class Passes(NamedTuple):
-    """The two passes over confidences [N] in any floating type but float64, any strides.
-
-    cells(confidence, correct) -> sums [2, CELLS] int64 of pairs and of units, and the number of
-        bad rows, which are in no sum.
-    values(confidence, correct, slot [CELLS] int32, slots) -> pairs [slots, VALUES] int64 of the
-        cells with slot 1 and more.
-    """
-
-    cells: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]
-    values: Callable[[Tensor, Tensor, Tensor, int], Tensor]
-
-
-def equal_mass_statistics(
-    confidence: Tensor, correct: Tensor, n_bins: int, together: bool, passes: Passes
-) -> tuple[Tensor, Tensor]:
-    """Table [3, B], and the number of bad rows [1] int32; N < 2^31."""
-    if not together or n_bins > MOST_BINS:
-        return by_sort(confidence, correct, n_bins, together)
-    return by_cells(confidence, correct, n_bins, passes)
 
 
 def by_sort(
@@ -61,11 +35,25 @@ def by_sort(
 
 
 def by_cells(
-    confidence: Tensor, correct: Tensor, n_bins: int, passes: Passes
+    confidence: Tensor,
+    correct: Tensor,
+    n_bins: int,
+    cells: Callable[[Tensor, Tensor], tuple[Tensor, Tensor]],
+    values: Callable[[Tensor, Tensor, Tensor, int], Tensor],
 ) -> tuple[Tensor, Tensor]:
-    """In two passes over the samples; equal ones stay together."""
+    """In two passes over the samples; equal ones stay together.
+
+    Args:
+        confidence: [N] in any floating type but float64, N < 2^31.
+        correct: [N] bool.
+        n_bins: at most MOST_BINS.
+        cells: of these two, sums [2, CELLS] int64 of pairs and of units, and the number of bad
+            rows, which are in no sum.
+        values: of these two, a slot [CELLS] int32 and the number of slots, pairs [slots, VALUES]
+            int64 of the cells with slot 1 and more.
+    """
     n = len(confidence)
-    (pairs, units), bad = passes.cells(confidence, correct)
+    (pairs, units), bad = cells(confidence, correct)
     count = pairs & COUNT
     end = count.cumsum(0)
     start = end - count
@@ -77,13 +65,13 @@ def by_cells(
         return table, bad
     slot = torch.where(cut, cut.cumsum(0), 0)
     cell = slot.new_zeros(slots + 1).scatter_(0, slot, torch.arange(CELLS, device=slot.device))[1:]
-    inner = passes.values(confidence, correct, slot.int(), slots)
+    inner = values(confidence, correct, slot.int(), slots)
     count = inner & COUNT
     end = start[cell, None] + count.cumsum(1)
     index = _bin(2 * end - count, n, n_bins)
     units = count * _units(cell[:, None] * VALUES + torch.arange(VALUES, device=cell.device))
-    values = torch.stack([count, inner >> 32, units])
-    return table + _by_bin(index, values, n_bins).sum(1), bad
+    inner = torch.stack([count, inner >> 32, units])
+    return table + _by_bin(index, inner, n_bins).sum(1), bad
 
 
 def _by_bin(index: Tensor, values: Tensor, n_bins: int) -> Tensor:
@@ -107,51 +95,3 @@ def _units(bits: Tensor) -> Tensor:
     # bits of what is larger than 1 hold no sample
     values = bits.clamp(max=0x3F800000).int().view(torch.float32)
     return (values.double() / CONFIDENCE_UNIT).round().long()
-
-
-def _cells(confidence: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
-    kernels: Any = import_module("vlcal.ops._triton.equal_mass_kernels")
-    programs = -(-len(confidence) // ROWS)
-    copies = max(1, min(COPIES, programs // 64))
-    sums = torch.zeros(copies, 2, CELLS, dtype=torch.int64, device=confidence.device)
-    bad = torch.zeros(1, dtype=torch.int32, device=confidence.device)
-    if programs:
-        with torch.cuda.device_of(confidence):
-            kernels.cell_sums[(programs,)](
-                confidence,
-                correct.view(torch.uint8),
-                sums,
-                bad,
-                len(confidence),
-                copies,
-                confidence.stride(0),
-                correct.stride(0),
-                CELLS=CELLS,
-                BLOCK=ROWS,
-                num_warps=4,
-            )
-    return sums.sum(0), bad
-
-
-def _values(confidence: Tensor, correct: Tensor, slot: Tensor, slots: int) -> Tensor:
-    kernels: Any = import_module("vlcal.ops._triton.equal_mass_kernels")
-    sums = torch.zeros(slots, VALUES, dtype=torch.int64, device=confidence.device)
-    programs = -(-len(confidence) // ROWS)
-    if programs:
-        with torch.cuda.device_of(confidence):
-            kernels.value_sums[(programs,)](
-                confidence,
-                correct.view(torch.uint8),
-                slot,
-                sums,
-                len(confidence),
-                confidence.stride(0),
-                correct.stride(0),
-                VALUES=VALUES,
-                BLOCK=ROWS,
-                num_warps=4,
-            )
-    return sums
-
-
-PASSES = Passes(_cells, _values)

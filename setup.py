@@ -1,8 +1,8 @@
 """Builds vlcal._C from csrc/: plain C++17 and CUDA on raw pointers, no torch headers.
 
 VLCAL_NATIVE and VLCAL_CUDA are 0 (never), auto (the default: warn and install without) or 1 (fail
-loudly). CUDA is compiled where nvcc is on PATH, for the architectures of VLCAL_CUDA_ARCHS and, as
-PTX, for every later one; no GPU is needed.
+loudly). CUDA is compiled where nvcc is, on PATH or in /usr/local/cuda*, for compute capability 9.0
+alone; no GPU is needed.
 """
 
 import os
@@ -31,6 +31,7 @@ FLAGS = {
 }
 # products and sums are rounded one by one, as -ffp-contract=off does for the CPU
 NVCC = ["-std=c++17", "-O3", "-fmad=false", "-Xcompiler=-fPIC,-fvisibility=hidden", "-Icsrc"]
+NVCC += ["-gencode=arch=compute_90a,code=sm_90a"]
 
 
 def wanted(variable: str) -> str:
@@ -40,28 +41,19 @@ def wanted(variable: str) -> str:
     return value
 
 
-def architectures() -> list[str]:
-    given = os.environ.get("VLCAL_CUDA_ARCHS", "80;90a")
-    archs = [arch for arch in given.split(";") if arch]
-    if not archs or any(not re.fullmatch(r"([89]|1\d)\d[af]?", arch) for arch in archs):
-        sys.exit(f"setup.py: VLCAL_CUDA_ARCHS must be like '80;90a', from 80 on, got {given!r}")
-    return archs
-
-
-def nvcc_flags() -> list[str]:
-    lowest = min(int(arch.rstrip("af")) for arch in architectures())
-    code = [f"-gencode=arch=compute_{arch},code=sm_{arch}" for arch in architectures()]
-    return [*NVCC, *code, f"-gencode=arch=compute_{lowest},code=compute_{lowest}"]
-
-
 def cuda_wanted() -> bool:
-    return wanted("VLCAL_CUDA") == "1" or (wanted("VLCAL_CUDA") == "auto" and bool(which("nvcc")))
+    return wanted("VLCAL_CUDA") == "1" or (wanted("VLCAL_CUDA") == "auto" and bool(nvcc_path()))
+
+
+def nvcc_path() -> str | None:
+    usual = sorted(Path("/usr/local").glob("cuda*/bin/nvcc"))
+    return which("nvcc") or (str(usual[-1]) if usual else None)
 
 
 def find_nvcc() -> str:
-    if found := which("nvcc"):
+    if found := nvcc_path():
         return found
-    raise FileNotFoundError("CUDA kernels need nvcc, which is not on PATH (VLCAL_CUDA=1)")
+    raise FileNotFoundError("CUDA kernels need nvcc: not on PATH, nor in /usr/local/cuda*/bin")
 
 
 def static_runtime(nvcc: str) -> Path:
@@ -101,7 +93,7 @@ class BuildNative(build_ext):
                 kernels = list(pool.map(partial(self.compile_cu, nvcc), sorted(CUDA.glob("*.cu"))))
                 libraries = [*kernels, str(static_runtime(nvcc)), "-ldl", "-lrt"]
                 sources.append(str(CUDA / "module_cuda.cpp"))
-                macros.append(("VLCAL_CUDA", f'"{" ".join(architectures())}"'))
+                macros.append(("VLCAL_CUDA", "1"))
             objects = list(pool.map(partial(self.compile_cpp, ext, macros), sources))
         Path(self.get_ext_fullpath(ext.name)).parent.mkdir(parents=True, exist_ok=True)
         self.compiler.link_shared_object(
@@ -112,14 +104,13 @@ class BuildNative(build_ext):
         )
 
     def compile_cu(self, nvcc: str, source: Path) -> str:
-        name = "-".join([source.stem, *architectures()])
-        target = Path(self.build_temp, source.parent, name).with_suffix(".o")
+        target = Path(self.build_temp, source.parent, f"{source.stem}-90a.o")
         target.parent.mkdir(parents=True, exist_ok=True)
         needed = [source, Path("setup.py"), *source.parent.glob("*.*h"), *Path("csrc").rglob("*.h")]
         # minutes, not seconds: an object newer than all it can include is kept
         if not target.exists() or target.stat().st_mtime < max(f.stat().st_mtime for f in needed):
             half = target.with_suffix(f".{os.getpid()}")
-            command = [nvcc, *nvcc_flags(), "-c", str(source), "-o", str(half)]
+            command = [nvcc, *NVCC, "-c", str(source), "-o", str(half)]
             subprocess.run(command, check=True)
             half.replace(target)
         return str(target)

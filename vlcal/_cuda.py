@@ -1,5 +1,7 @@
 """Calls the CUDA C++ kernels of vlcal._C; the only file that passes CUDA pointers and streams.
 
+They are written for compute capability 9.0 (Hopper) alone; the Triton kernels serve all others.
+
 Every function here takes contiguous CUDA tensors of the stated types on one device, allocates the
 outputs there, and queues the kernels on the current stream of that device: nothing here waits for
 them, and a CUDA graph can capture the call. The first call of a kernel loads it: warm up before
@@ -8,7 +10,7 @@ capturing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import cache
 
@@ -43,11 +45,6 @@ def _problem() -> str | None:
     return f"the kernels, built with CUDA {toolkit()}, cannot run: {why}" if why else None
 
 
-def architectures() -> list[str]:
-    """Compute capabilities with machine code here ("80", "90a"); later ones start from PTX."""
-    return [] if not_built() else _native.library().cuda_architectures.split()
-
-
 def toolkit() -> str:
     """Version of the CUDA toolkit that built the kernels, "13.0"."""
     version = _native.library().cuda_toolkit
@@ -61,12 +58,8 @@ def refuse_device(*args: object) -> str | None:
         if device.type != "cuda":
             return f"takes CUDA tensors, got {device}"
         major, minor = torch.cuda.get_device_capability(device)
-        lowest = min(int(arch.rstrip("af")) for arch in architectures())
-        if 10 * major + minor < lowest:
-            return (
-                f"{device} has compute capability {major}.{minor}, the kernels were built for "
-                f"{lowest // 10}.{lowest % 10} and later (VLCAL_CUDA_ARCHS)"
-            )
+        if (major, minor) != (9, 0):
+            return f"needs compute capability 9.0, {device} has {major}.{minor}"
     return None
 
 
@@ -121,25 +114,18 @@ def _samples(confidence: Tensor, correct: Tensor) -> tuple[int, int, int]:
     return confidence.data_ptr(), correct.data_ptr(), len(confidence)
 
 
-def has_wgmma(device: torch.device) -> bool:
-    """Whether the device runs the kernels written for compute capability 9.0 alone."""
-    return "90a" in architectures() and torch.cuda.get_device_capability(device) == (9, 0)
-
-
-def group_max(q16: Tensor, k16: Tensor, bias: Tensor, *, wgmma: bool | None = None) -> Tensor:
+def group_max(q16: Tensor, k16: Tensor, bias: Tensor) -> Tensor:
     """Largest q16 . k16 + bias of each 64 consecutive keys: [Q, ceil(V / 64)] float32.
 
     Args:
         q16: [Q, D] float16, D a multiple of 64.
         k16: [V, D] float16, V < 2^31 - 1024; rows may lie apart by a multiple of D.
         bias: [V] float32.
-        wgmma: which of the two kernels; by default the one made for the device.
     """
     groups = -(-len(k16) // 64)
     out = torch.empty(len(q16), groups, dtype=torch.float32, device=q16.device)
-    run = _search_kernel("group_max", q16, wgmma)
     with launch_on(q16) as launch:
-        run(*_pairs(q16, k16, bias), out.data_ptr(), *launch)
+        _native.library().group_max(*_pairs(q16, k16, bias), out.data_ptr(), *launch)
     return out
 
 
@@ -149,12 +135,17 @@ def screen(
     bias: Tensor,
     floor: Tensor,
     capacity: int,
-    *,
-    wgmma: bool | None = None,
+    gap: Tensor,
+    rungs: Tensor,
+    floors: Tensor,
+    wanted: int,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Keys with q16 . k16 + bias >= floor: count [Q], key and score [Q, capacity] in any order.
+    """Keys with q16 . k16 + bias >= floor: count [Q], entry and score [Q, capacity], in any order.
 
-    Keys beyond the capacity are counted, not stored; what lies behind the count is not written.
+    Entry i stands for the keys i, i + 8, ..., i + 56 that exist, its score is the largest of
+    theirs. Entries beyond the capacity are counted, not stored; what lies behind the count is not
+    written. Floors rise in place: to floors[q, r] once `wanted` keys have been seen that score
+    rungs[q, r] with their gap taken off.
 
     Args:
         q16: [Q, D] float16, D a multiple of 64.
@@ -162,21 +153,20 @@ def screen(
         bias: [V] float32.
         floor: [Q] float32.
         capacity: length of the lists.
-        wgmma: which of the two kernels; by default the one made for the device.
+        gap: [ceil(V / 256)] float32, of each 256 keys.
+        rungs: [Q, R] float32, ascending; R may be 0.
+        floors: [Q, R] float32.
+        wanted: at least 1.
     """
     count = torch.zeros(len(q16), dtype=torch.int32, device=q16.device)
     ids = torch.empty(len(q16), capacity, dtype=torch.int32, device=q16.device)
     score = torch.empty(len(q16), capacity, dtype=torch.float32, device=q16.device)
-    run = _search_kernel("screen", q16, wgmma)
+    seen = torch.zeros(rungs.shape, dtype=torch.int32, device=q16.device)
+    lists = (floor.data_ptr(), capacity, *(part.data_ptr() for part in (count, ids, score)))
+    ladder = (*(part.data_ptr() for part in (gap, rungs, floors, seen)), rungs.shape[1], wanted)
     with launch_on(q16) as launch:
-        outputs = (count.data_ptr(), ids.data_ptr(), score.data_ptr())
-        run(*_pairs(q16, k16, bias), floor.data_ptr(), capacity, *outputs, *launch)
+        _native.library().screen(*_pairs(q16, k16, bias), *lists, *ladder, *launch)
     return count, ids, score
-
-
-def _search_kernel(name: str, q16: Tensor, wgmma: bool | None) -> Callable[..., None]:
-    generation = "sm90" if (has_wgmma(q16.device) if wgmma is None else wgmma) else "sm80"
-    return getattr(_native.library(), f"{name}_{generation}")
 
 
 def _pairs(q16: Tensor, k16: Tensor, bias: Tensor) -> tuple[int, ...]:

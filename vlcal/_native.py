@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 # that of csrc/module.cpp, raised with every change of a binding
-INTERFACE = 4
+INTERFACE = 5
 
 
 def _load() -> tuple[ModuleType | None, str | None]:

@@ -43,7 +43,6 @@ def collect() -> dict[str, Any]:
             "not_built": _cuda.not_built(),
             "missing": _cuda.missing(),
             "toolkit": None if _cuda.not_built() else _cuda.toolkit(),
-            "architectures": _cuda.architectures(),
         },
         "ops": {
             op: {backend.name: backend.missing() for backend in backends}
@@ -91,8 +90,7 @@ def text(facts: dict[str, Any]) -> str:
     cuda = facts["cuda"]
     lines.append("CUDA kernels")
     if not cuda["not_built"]:
-        archs = ", ".join(cuda["architectures"])
-        lines.append(f"  built with CUDA {cuda['toolkit']}: {archs}, PTX for later GPUs")
+        lines.append(f"  built with CUDA {cuda['toolkit']} for compute capability 9.0")
     if cuda["missing"]:
         lines.append(f"  missing: {cuda['missing']}")
     lines.append("operations, backends in order of preference")

@@ -23,7 +23,7 @@ void bin_statistics(const float* confidence, const uint8_t* correct, int64_t n, 
   const Input input = input_of(confidence, correct, n);
   const int64_t tiles = tiles_of(input, bins::kThreads);
   if (tiles == 0) return;
-  const DeviceGuard guard(launch.device, kWho);
+  use_device(launch.device, kWho);
   const int shared = bins::shared_bytes(n_bins);
   const int blocks = blocks_for(bin_kernel, bins::kThreads, shared, tiles, launch.device, kWho);
   bin_kernel<<<blocks, bins::kThreads, shared, stream_of(launch.stream)>>>(input, tiles, thresholds, n_bins,

@@ -7,7 +7,7 @@
 
 namespace vlcal::cuda {
 
-constexpr int kMostBins = 48;  // whose words fit into the 99 KB of a block of compute capability 8.6
+constexpr int kMostBins = 48;  // of two blocks whose words fit into the shared memory of a multiprocessor
 
 // Adds to table [3][n_bins] as vlcal::bin_statistics would write, and to *bad the rows that are NaN or outside 0..1,
 // which are in no bin. n_bins <= kMostBins; thresholds: n_bins - 1 ascending values.

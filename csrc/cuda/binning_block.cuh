@@ -37,8 +37,8 @@ __device__ void flush(uint64_t* words, int n_bins, Sum* table) {
     units = warp_sum(units);
     if (lane == 0 && count) {
       atomicAdd(table + bin, count);
-      atomicAdd(table + n_bins + bin, correct);
-      atomicAdd(table + 2 * n_bins + bin, units);
+      if (correct) atomicAdd(table + n_bins + bin, correct);
+      if (units) atomicAdd(table + 2 * n_bins + bin, units);
     }
   }
   __syncthreads();

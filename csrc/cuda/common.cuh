@@ -1,4 +1,4 @@
-// What every CUDA launcher needs: the device, the stream from a number, and errors as text. In this order: guard,
+// What every CUDA launcher needs: the device, the stream from a number, and errors as text. In this order: device,
 // stream, launch, check.
 #pragma once
 #include <cuda_runtime.h>
@@ -22,36 +22,29 @@ inline void check(cudaError_t status, const char* who) {
 // After every launch: a bad configuration shows here, what goes wrong inside shows at the next synchronization.
 inline void check_launch(const char* who) { check(cudaGetLastError(), who); }
 
-// The device that this thread launches on, while in scope.
-class DeviceGuard {
- public:
-  DeviceGuard(int device, const char* who) {
-    check(cudaGetDevice(&before_), who);
-    check(cudaSetDevice(device), who);
-  }
-  ~DeviceGuard() { cudaSetDevice(before_); }
-  DeviceGuard(const DeviceGuard&) = delete;
-  DeviceGuard& operator=(const DeviceGuard&) = delete;
+inline int attribute(cudaDeviceAttr which, int device, const char* who) {
+  int value = 0;
+  check(cudaDeviceGetAttribute(&value, which, device), who);
+  return value;
+}
 
- private:
-  int before_ = 0;
-};
+// Launches of this thread go to the device from here on. All code here is for compute capability 9.0. The caller has
+// made it torch's device too, and puts that back: to put back our own would make a context on a device that nobody uses.
+inline void use_device(int device, const char* who) {
+  const int is = 10 * attribute(cudaDevAttrComputeCapabilityMajor, device, who) +
+                 attribute(cudaDevAttrComputeCapabilityMinor, device, who);
+  if (is != 90) refuse(who, "needs compute capability 9.0, this is ", is / 10, ".", is % 10);
+  check(cudaSetDevice(device), who);
+}
 
 // A stream of anybody's runtime: handles belong to the driver.
 inline cudaStream_t stream_of(std::uintptr_t handle) { return reinterpret_cast<cudaStream_t>(handle); }
-
-inline int multiprocessors(int device, const char* who) {
-  int count = 0;
-  check(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device), who);
-  return count;
-}
 
 // Allows a kernel without static shared memory all that a block may have, however little this launch takes: threads
 // that launch the same kernel with different amounts would take it from each other, and graphs from later launches.
 template <class Kernel>
 void allow_shared(Kernel* kernel, int device, const char* who) {
-  int most = 0;
-  check(cudaDeviceGetAttribute(&most, cudaDevAttrMaxSharedMemoryPerBlockOptin, device), who);
+  const int most = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, device, who);
   check(cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, most), who);
 }
 
@@ -62,7 +55,7 @@ int blocks_for(Kernel* kernel, int threads, int shared, int64_t tiles, int devic
   if (shared > 48 * 1024) allow_shared(kernel, device, who);
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads, shared), who);
   if (resident < 1) refuse(who, "the device has no room for a block with ", shared, " bytes of shared memory");
-  return static_cast<int>(std::min<int64_t>(tiles, int64_t{resident} * multiprocessors(device, who)));
+  return static_cast<int>(std::min<int64_t>(tiles, int64_t{resident} * attribute(cudaDevAttrMultiProcessorCount, device, who)));
 }
 
 }  // namespace vlcal::cuda

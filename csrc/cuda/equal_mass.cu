@@ -25,7 +25,7 @@ void cell_sums(const float* confidence, const uint8_t* correct, int64_t n, int64
   const Input input = input_of(confidence, correct, n);
   const int64_t tiles = tiles_of(input, mass::kThreads);
   if (tiles == 0) return;
-  const DeviceGuard guard(launch.device, kWho);
+  use_device(launch.device, kWho);
   const int blocks = blocks_for(cell_kernel, mass::kThreads, 0, tiles, launch.device, kWho);
   cell_kernel<<<blocks, mass::kThreads, 0, stream_of(launch.stream)>>>(input, tiles, reinterpret_cast<Sum*>(sums), bad);
   check_launch(kWho);
@@ -36,7 +36,7 @@ void value_sums(const float* confidence, const uint8_t* correct, int64_t n, cons
   const Input input = input_of(confidence, correct, n);
   const int64_t tiles = tiles_of(input, mass::kThreads);
   if (tiles == 0) return;
-  const DeviceGuard guard(launch.device, kWho);
+  use_device(launch.device, kWho);
   const int blocks = blocks_for(value_kernel, mass::kThreads, 0, tiles, launch.device, kWho);
   value_kernel<<<blocks, mass::kThreads, 0, stream_of(launch.stream)>>>(input, tiles, slot,
                                                                        reinterpret_cast<Sum*>(sums));

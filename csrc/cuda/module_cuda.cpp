@@ -24,18 +24,19 @@ cuda::Pairs pairs(Address queries, int64_t n_queries, Address keys, int64_t n_ke
   return {at<const void>(queries), n_queries, at<const void>(keys), n_keys, key_stride, dim, at<const float>(bias)};
 }
 
-template <auto Run>
 void group_max(Address queries, int64_t n_queries, Address keys, int64_t n_keys, int64_t key_stride, int64_t dim,
                Address bias, Address out, int device, Address stream) {
-  Run(pairs(queries, n_queries, keys, n_keys, key_stride, dim, bias), at<float>(out), {device, stream});
+  cuda::group_max(pairs(queries, n_queries, keys, n_keys, key_stride, dim, bias), at<float>(out), {device, stream});
 }
 
-template <auto Run>
 void screen(Address queries, int64_t n_queries, Address keys, int64_t n_keys, int64_t key_stride, int64_t dim,
-            Address bias, Address floor, int64_t capacity, Address count, Address ids, Address scores, int device,
-            Address stream) {
-  Run(pairs(queries, n_queries, keys, n_keys, key_stride, dim, bias),
-      {at<const float>(floor), capacity, at<int32_t>(count), at<int32_t>(ids), at<float>(scores)}, {device, stream});
+            Address bias, Address floor, int64_t capacity, Address count, Address ids, Address scores, Address gap,
+            Address rung, Address rising_floor, Address seen, int rungs, int wanted, int device, Address stream) {
+  cuda::screen(pairs(queries, n_queries, keys, n_keys, key_stride, dim, bias),
+               {at<float>(floor), capacity, at<int32_t>(count), at<int32_t>(ids), at<float>(scores),
+                at<const float>(gap), at<const float>(rung), at<const float>(rising_floor), at<int32_t>(seen), rungs,
+                wanted},
+               {device, stream});
 }
 
 void bin_statistics(Address confidence, Address correct, int64_t n, Address thresholds, int n_bins, Address table,
@@ -59,7 +60,6 @@ void value_sums(Address confidence, Address correct, int64_t n, Address slot, Ad
 
 void bind_cuda(py::module_& m) {
   using nogil = py::call_guard<py::gil_scoped_release>;
-  m.attr("cuda_architectures") = VLCAL_CUDA;
   m.attr("cuda_toolkit") = cuda::toolkit();
   m.def("cuda_problem", &cuda::problem);
 
@@ -67,10 +67,8 @@ void bind_cuda(py::module_& m) {
   m.def("cell_sums", &cell_sums, nogil());
   m.def("value_sums", &value_sums, nogil());
 
-  m.def("group_max_sm80", &group_max<cuda::group_max_sm80>, nogil());
-  m.def("group_max_sm90", &group_max<cuda::group_max_sm90>, nogil());
-  m.def("screen_sm80", &screen<cuda::screen_sm80>, nogil());
-  m.def("screen_sm90", &screen<cuda::screen_sm90>, nogil());
+  m.def("group_max", &group_max, nogil());
+  m.def("screen", &screen, nogil());
 }
 
 }  // namespace vlcal

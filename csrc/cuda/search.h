@@ -1,5 +1,5 @@
 // The two screens of exact search over all pairs of a query and a key: fp16 products on tensor cores, accumulated in
-// fp32, plus one bias a key. Which kernel runs is the caller's choice; each refuses devices it cannot run on.
+// fp32, plus one bias a key.
 #pragma once
 #include <cstdint>
 
@@ -18,22 +18,26 @@ struct Pairs {
   const float* bias;  // [n_keys]
 };
 
-// Lists of the keys that reach a floor: `count` [n_queries] starts at 0 and counts those that no longer fit, too.
+// Lists of entries of which a key reaches the floor: `count` [n_queries] starts at 0 and counts those that no longer fit,
+// too. An entry of id i stands for the keys i, i + 8, ..., i + 56 that exist, and has the largest of their scores. The
+// floors rise as `ladder` says: `rungs` of them a query, ascending; without rungs they stay.
 struct SurvivorLists {
-  const float* floor;  // [n_queries]
+  float* floor;  // [n_queries]
   int64_t capacity;
   int32_t* count;
   int32_t* ids;  // [n_queries, capacity]
   float* scores;
+  const float* gap;           // [ceil(n_keys / 256)], how much less than its score one of these keys may have
+  const float* rung;          // [n_queries, rungs], scores ...
+  const float* rising_floor;  // ... that raise the floor to this once `wanted` keys have them
+  int32_t* seen;              // [n_queries, rungs], starts at 0
+  int rungs;
+  int wanted;
 };
 
-// Tensor cores of capability 8.0 and later (mma.sync).
-void screen_sm80(const Pairs& pairs, const SurvivorLists& lists, const Launch& launch);
+// Both need compute capability 9.0 (wgmma, TMA).
+void screen(const Pairs& pairs, const SurvivorLists& lists, const Launch& launch);
 // The largest score of each 64 consecutive keys, [n_queries, ceil(n_keys / 64)].
-void group_max_sm80(const Pairs& pairs, float* out, const Launch& launch);
-
-// The same on capability 9.0 (wgmma, TMA), if this was compiled for sm_90a.
-void screen_sm90(const Pairs& pairs, const SurvivorLists& lists, const Launch& launch);
-void group_max_sm90(const Pairs& pairs, float* out, const Launch& launch);
+void group_max(const Pairs& pairs, float* out, const Launch& launch);
 
 }  // namespace vlcal::cuda

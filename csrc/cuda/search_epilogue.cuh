@@ -1,6 +1,8 @@
 // What becomes of the scores: the two screens share their kernels and differ here. A fragment is what one warp holds,
-// 16 queries x 64 n keys; see search_layout.cuh.
+// 16 queries x 64 n keys; see search_layout.cuh. Include it below the instructions it is written in.
 #pragma once
+#include <cstring>
+
 #include "search_layout.cuh"
 
 namespace vlcal::screen {
@@ -34,13 +36,39 @@ __device__ __forceinline__ void add_bias(float (&scores)[4 * kColumnSteps], cons
   }
 }
 
-// Appends the keys that reach their query's floor to the query's list, in any order.
+// What a floor can rise to while keys pass: once `wanted` different keys are sure to score at least a rung, no neighbor
+// scores less than the floor of that rung. Rungs ascend; the floors of a query rise for all blocks.
+struct Ladder {
+  const float* gap;    // of each 256 keys, how much less than its score a key may really have
+  const float* rung;   // [n_queries, rungs]
+  const float* floor;  // [n_queries, rungs]
+  int32_t* seen;       // [n_queries, rungs], keys counted so far
+  int rungs;
+  int wanted;
+};
+
+// More than float32 rounds by in a score, its difference to a gap, and the score it stands for.
+constexpr float kRounding = 0x1p-21f;
+
+// The largest of what is there and a value that is not NaN: bits of floats are ordered as integers, backwards below 0.
+__device__ __forceinline__ void raise(float* to, float value) {
+  int bits;
+  memcpy(&bits, &value, sizeof bits);
+  if (bits >= 0) {
+    atomicMax(reinterpret_cast<int*>(to), bits);
+  } else {
+    atomicMin(reinterpret_cast<unsigned*>(to), static_cast<unsigned>(bits));
+  }
+}
+
+// Appends the entries of which a key reaches its query's floor to the query's list, in any order.
 struct Survivors {
-  const float* floor;
+  float* floor;
   int64_t capacity;
   int32_t* count;
   int32_t* ids;
   float* scores;
+  Ladder ladder;
 
   // The floors of this lane's two rows; a row that does not exist has one that no score reaches.
   struct Rows {
@@ -51,7 +79,7 @@ struct Survivors {
 #pragma unroll
     for (int half = 0; half < 2; ++half) {
       const int64_t query = row + fragment_row(lane_id(), 2 * half);
-      mine.floor[half] = query < problem.n_queries ? floor[query] : INFINITY;
+      mine.floor[half] = query < problem.n_queries ? ptx::load_relaxed(floor + query) : INFINITY;
     }
     return mine;
   }
@@ -59,40 +87,64 @@ struct Survivors {
   template <int kColumnSteps>
   __device__ __forceinline__ void take(const Problem& problem, const Rows& mine, int64_t row, int64_t column,
                                        const float (&scores)[4 * kColumnSteps]) const {
-    float best[2] = {-INFINITY, -INFINITY};
+    constexpr int kEntries = kColumnSteps / 4;
+    float best[2][kEntries], most[2] = {-INFINITY, -INFINITY};
 #pragma unroll
-    for (int i = 0; i < 4 * kColumnSteps; ++i) best[i % 4 / 2] = fmaxf(best[i % 4 / 2], scores[i]);
-    if (best[0] >= mine.floor[0]) append<0, kColumnSteps>(problem, mine.floor[0], row, column, scores);
-    if (best[1] >= mine.floor[1]) append<1, kColumnSteps>(problem, mine.floor[1], row, column, scores);
+    for (int i = 0; i < 2 * kEntries; ++i) {
+      const int half = i / kEntries, entry = i % kEntries;
+      float largest = scores[entry_value(half, entry, 0)];
+#pragma unroll
+      for (int key = 1; key < kEntryKeys; ++key) largest = fmaxf(largest, scores[entry_value(half, entry, key)]);
+      best[half][entry] = largest;
+      most[half] = fmaxf(most[half], largest);
+    }
+    float least = mine.floor[0];
+    // one copy of the code for both rows: the rarely used must not push the products out of the instruction cache
+#pragma unroll 1
+    for (int half = 0; half < 2; ++half) {
+      const int64_t query = row + fragment_row(lane_id(), 2 * half);
+      if (most[0] >= least) append(problem, least, query, column, best[0], most[0]);
+#pragma unroll
+      for (int entry = 0; entry < kEntries; ++entry) best[0][entry] = best[1][entry];
+      most[0] = most[1];
+      least = mine.floor[1];
+    }
   }
 
-  // The rare path: one atomic for all the survivors of a row that this lane holds.
-  template <int kHalf, int kColumnSteps>
-  __device__ __forceinline__ void append(const Problem& problem, float least, int64_t row, int64_t column,
-                                         const float (&scores)[4 * kColumnSteps]) const {
-    const int64_t query = row + fragment_row(lane_id(), 2 * kHalf);
+  // One atomic for all the entries of a row that this lane holds.
+  template <int kEntries>
+  __device__ __forceinline__ void append(const Problem& problem, float least, int64_t query, int64_t column,
+                                         const float (&best)[kEntries], float most) const {
     if (query >= problem.n_queries) return;
-    // columns that exist, counted from this lane's first
-    const int64_t rest = problem.n_keys - column;
-    const int exist = static_cast<int>(rest < 8 * kColumnSteps ? rest : 8 * kColumnSteps) - 2 * (lane_id() % 4);
-    const auto survives = [&](int i) {
-      return scores[i / 2 * 4 + 2 * kHalf + i % 2] >= least && fragment_column(0, i / 2, i % 2) < exist;
+    const auto survives = [&](int entry) {
+      return best[entry] >= least && column + entry_column(lane_id(), entry) < problem.n_keys;
     };
     int32_t hits = 0;
 #pragma unroll
-    for (int i = 0; i < 2 * kColumnSteps; ++i) hits += survives(i);
+    for (int entry = 0; entry < kEntries; ++entry) hits += survives(entry);
     if (hits == 0) return;
     const int32_t place = atomicAdd(count + query, hits);
-    const int32_t first = static_cast<int32_t>(column) + fragment_column(lane_id(), 0, 0);
+    climb(query, column, least, most);
     int64_t room = capacity - place;
     int32_t* id = ids + query * capacity + place;
     float* stored = this->scores + query * capacity + place;
 #pragma unroll
-    for (int i = 0; i < 2 * kColumnSteps; ++i) {
-      if (survives(i) && room-- > 0) {
-        *id++ = first + fragment_column(0, i / 2, i % 2);
-        *stored++ = scores[i / 2 * 4 + 2 * kHalf + i % 2];
+    for (int entry = 0; entry < kEntries; ++entry) {
+      if (survives(entry) && room-- > 0) {
+        *id++ = static_cast<int32_t>(column) + entry_column(lane_id(), entry);
+        *stored++ = best[entry];
       }
+    }
+  }
+
+  // Counts the best key of those appended on every rung that it is sure to reach.
+  __device__ __forceinline__ void climb(int64_t query, int64_t column, float least, float most) const {
+    const float gap = ladder.gap[column / kGapKeys];
+    const float sure = most - gap - kRounding * fmaxf(fabsf(most), gap);
+#pragma unroll 1
+    for (int64_t at = query * ladder.rungs; at < (query + 1) * ladder.rungs && sure >= ladder.rung[at]; ++at) {
+      if (ladder.floor[at] <= least) continue;  // the floor is past this rung
+      if (atomicAdd(ladder.seen + at, 1) + 1 >= ladder.wanted) raise(floor + query, ladder.floor[at]);
     }
   }
 };

@@ -18,7 +18,7 @@ struct Problem {
   int64_t n_keys;
   int dim;      // of both, a multiple of kDepth
   int splits;   // parts of the keys, each for its own blocks
-  int stages;   // of the pipeline; 0 where it is fixed
+  int stages;   // of the pipeline
 };
 
 constexpr int kWarp = 32;
@@ -75,7 +75,7 @@ VLCAL_ANYWHERE uint64_t descriptor(uint32_t address) {
 }
 
 // ---- accumulators: a warp holds 16 rows x 8 n columns of the product, thread `lane` the values 4 i + e of step i < n.
-// "Matrix Fragments for mma.m16n8k16" and, for a warp of a warpgroup, "for wgmma.mma_async.m64nNk16".
+// "Matrix Fragments for wgmma.mma_async.m64nNk16".
 
 VLCAL_ANYWHERE int fragment_row(int lane, int e) { return lane / 4 + 8 * (e / 2); }
 VLCAL_ANYWHERE int fragment_column(int lane, int i, int e) { return 8 * i + 2 * (lane % 4) + e % 2; }
@@ -83,14 +83,15 @@ VLCAL_ANYWHERE int fragment_column(int lane, int i, int e) { return 8 * i + 2 * 
 // The bias of 64 columns is held two values a lane, columns 2 lane and 2 lane + 1: the lane that holds those of step i.
 VLCAL_ANYWHERE int bias_lane(int lane, int i) { return 4 * (i % 8) + lane % 4; }
 
-// ---- operands of mma.sync by ldmatrix.x4: the row and piece of shared memory whose address thread `lane` gives.
+// ---- entries: what one lane holds of a row in 64 columns, even or odd ones apart: kEntryKeys keys, kEntryStep apart
 
-// 16 rows x 16 depth: registers are rows 0-7 and 8-15 of the first 8 values, then of the next 8.
-VLCAL_ANYWHERE int left_row(int lane) { return lane % 16; }
-VLCAL_ANYWHERE int left_piece(int lane, int step) { return 2 * step + lane / 16; }
-// 2 steps of 8 columns x 16 depth: registers are the two halves of the depth for one step, then for the next.
-VLCAL_ANYWHERE int right_row(int lane) { return lane / 16 * 8 + lane % 8; }
-VLCAL_ANYWHERE int right_piece(int lane, int step) { return 2 * step + lane / 8 % 2; }
+constexpr int kEntryKeys = 8;
+constexpr int kEntryStep = 8;
+constexpr int kGapKeys = 256;  // consecutive keys that share one gap, see Ladder: those of a tile
+VLCAL_ANYWHERE int entry_column(int lane, int entry) { return 64 * (entry / 2) + 2 * (lane % 4) + entry % 2; }
+VLCAL_ANYWHERE int entry_value(int half, int entry, int key) {
+  return 4 * (8 * (entry / 2) + key) + 2 * half + entry % 2;
+}
 
 // ---- the ring of stages between producer and consumers
 
@@ -158,26 +159,5 @@ VLCAL_ANYWHERE uint32_t loaded_offset(bool resident, int dim, int stages) {
   return full_offset(resident, dim, stages, 2 * stages);
 }
 }  // namespace sm90
-
-// ---- compute capability 8.0 and later: eight warps of 32 queries x 64 keys
-
-namespace sm80 {
-constexpr int kQueries = 128;
-constexpr int kKeys = 128;
-constexpr int kThreads = 256;
-constexpr int kStages = 3;
-constexpr int kTile = kQueries * kRowBytes;
-constexpr int kStageBytes = 2 * kTile;  // queries, then keys
-constexpr int kBytes = kStages * kStageBytes;
-constexpr int kRowSteps = 2;     // of 16 queries a warp
-constexpr int kColumnSteps = 8;  // of 8 keys a warp
-constexpr int kCopies = kTile / 16 / kThreads;
-
-VLCAL_ANYWHERE int warp_row(int warp) { return warp % 4 * 32; }
-VLCAL_ANYWHERE int warp_column(int warp) { return warp / 4 * 64; }
-// the row and piece of a tile that a thread copies in its copy number `copy`
-VLCAL_ANYWHERE int copy_row(int thread, int copy) { return thread / 8 + kThreads / 8 * copy; }
-VLCAL_ANYWHERE int copy_piece(int thread) { return thread % 8; }
-}  // namespace sm80
 
 }  // namespace vlcal::screen

@@ -14,39 +14,12 @@ __device__ __forceinline__ uint32_t shared_start() {
   return static_cast<uint32_t>(__cvta_generic_to_shared(memory));
 }
 
-// ---- compute capability 8.0
-
-// 16 bytes to shared memory, the last 16 - `bytes` of them zero.
-__device__ __forceinline__ void copy_piece(uint32_t to, const void* from, int bytes) {
-  asm volatile("cp.async.cg.shared.global [%0], [%1], 16, %2;" ::"r"(to), "l"(__cvta_generic_to_global(from)),
-               "r"(bytes)
-               : "memory");
+// A value that other blocks change meanwhile.
+__device__ __forceinline__ float load_relaxed(const float* from) {
+  float value;
+  asm volatile("ld.relaxed.gpu.global.f32 %0, [%1];" : "=f"(value) : "l"(__cvta_generic_to_global(from)));
+  return value;
 }
-__device__ __forceinline__ void commit_copies() { asm volatile("cp.async.commit_group;" ::: "memory"); }
-template <int kPending>
-__device__ __forceinline__ void wait_copies() {
-  asm volatile("cp.async.wait_group %0;" ::"n"(kPending) : "memory");
-}
-
-__device__ __forceinline__ void load_matrices(uint32_t (&to)[4], uint32_t from) {
-  asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
-               : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-               : "r"(from)
-               : "memory");
-}
-
-// 16 x 8 += 16 x 16 times 16 x 8
-__device__ __forceinline__ void multiply_add(float* sums, const uint32_t (&left)[4], uint32_t right0, uint32_t right1) {
-  asm volatile(
-      "mma.sync.aligned.m16n8k16.row.col.f32.f16.f16.f32 {%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, "
-      "{%0, %1, %2, %3};"
-      : "+f"(sums[0]), "+f"(sums[1]), "+f"(sums[2]), "+f"(sums[3])
-      : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "r"(right0), "r"(right1));
-}
-
-// ---- compute capability 9.0
-
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
 
 __device__ __forceinline__ void init_barrier(uint32_t barrier, int arrivals) {
   asm volatile("mbarrier.init.shared::cta.b64 [%0], %1;" ::"r"(barrier), "r"(arrivals) : "memory");
@@ -63,7 +36,7 @@ __device__ __forceinline__ void arrive(uint32_t barrier) {
 __device__ __forceinline__ void expect_bytes(uint32_t barrier, int bytes) {
   asm volatile("mbarrier.arrive.expect_tx.shared::cta.b64 _, [%0], %1;" ::"r"(barrier), "r"(bytes) : "memory");
 }
-// Returns when the phase of this parity is complete. Half a minute without it is a mistake: an error then, not a hang.
+// Returns when the phase of this parity is complete. Seconds without it are a mistake: an error then, not a hang.
 __device__ __forceinline__ void wait_barrier(uint32_t barrier, uint32_t parity) {
   const long long start = clock64();
   uint32_t done = 0;
@@ -77,7 +50,7 @@ __device__ __forceinline__ void wait_barrier(uint32_t barrier, uint32_t parity) 
         : "=r"(done)
         : "r"(barrier), "r"(parity)
         : "memory");
-    if (!done && clock64() - start > 1ll << 36) __trap();
+    if (!done && clock64() - start > 1ll << 33) __trap();
   }
 }
 
@@ -141,7 +114,5 @@ __device__ __forceinline__ void multiply_add(float (&sums)[128], uint64_t left, 
 
 #undef VLCAL_SUMS_8
 #undef VLCAL_SUMS_32
-
-#endif
 
 }  // namespace vlcal::screen::ptx

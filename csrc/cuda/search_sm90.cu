@@ -1,9 +1,12 @@
-#include "cuda/search_launch.cuh"
+// Launches the screens: see search_sm90.cuh.
+#include <string>
+
+#include "checks.h"
+#include "cuda/common.cuh"
+#include "cuda/search.h"
 #include "cuda/search_ptx.cuh"
 // below the instructions it is written in
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
 #include "cuda/search_sm90.cuh"
-#endif
 
 namespace vlcal::cuda {
 namespace {
@@ -12,13 +15,9 @@ namespace sm90 = screen::sm90;
 
 template <bool kResident, class Epilogue>
 __global__ void __launch_bounds__(sm90::kThreads, 1)
-    screen_kernel(const __grid_constant__ CUtensorMap queries, const __grid_constant__ CUtensorMap keys,
+    score_kernel(const __grid_constant__ CUtensorMap queries, const __grid_constant__ CUtensorMap keys,
                   const screen::Problem problem, const Epilogue epilogue) {
-#ifdef __CUDA_ARCH_FEAT_SM90_ALL
   sm90::run<kResident>(queries, keys, problem, epilogue);
-#else
-  __trap();  // never launched: code without wgmma must not look like an answer
-#endif
 }
 
 // The driver's encoder, looked up at run time: the extension imports where there is no driver.
@@ -58,11 +57,12 @@ void launch_planned(const Pairs& pairs, const sm90::Plan& plan, const Epilogue& 
                     const char* who) {
   const int64_t blocks = screen::pieces(pairs.n_queries, sm90::kQueries);
   const int64_t tiles = screen::pieces(pairs.n_keys, sm90::kKeys);
-  const int splits = screen::choose_splits(blocks, tiles, multiprocessors(at.device, who));
-  const screen::Problem problem = problem_of(pairs, splits, plan.stages);
+  const int splits = screen::choose_splits(blocks, tiles, attribute(cudaDevAttrMultiProcessorCount, at.device, who));
+  const screen::Problem problem{pairs.bias, pairs.n_queries, pairs.n_keys, static_cast<int>(pairs.dim), splits,
+                                plan.stages};
   const CUtensorMap queries = map_of(pairs.queries, pairs.n_queries, pairs.dim, pairs.dim, sm90::kQueries, who);
   const CUtensorMap keys = map_of(pairs.keys, pairs.n_keys, pairs.key_stride, pairs.dim, sm90::kKeys, who);
-  const auto kernel = screen_kernel<kResident, Epilogue>;
+  const auto kernel = score_kernel<kResident, Epilogue>;
   allow_shared(kernel, at.device, who);
   const dim3 grid(static_cast<unsigned>(blocks), splits);
   kernel<<<grid, sm90::kThreads, plan.bytes, stream_of(at.stream)>>>(queries, keys, problem, epilogue);
@@ -71,12 +71,16 @@ void launch_planned(const Pairs& pairs, const sm90::Plan& plan, const Epilogue& 
 
 template <class Epilogue>
 void launch(const Pairs& pairs, const Epilogue& epilogue, const Launch& at, const char* who) {
-  check_pairs(pairs, who);
-  if (pairs.n_queries == 0 || pairs.n_keys == 0) return;
-  const DeviceGuard guard(at.device, who);
-  if (const int is = capability(at.device, who); is != 90) {
-    refuse(who, "needs compute capability 9.0, this is ", is / 10, ".", is % 10);
+  if (pairs.dim <= 0 || pairs.dim % screen::kDepth || pairs.dim > screen::kMostDim) {
+    refuse(who, "the dimension must be a multiple of ", screen::kDepth, " up to ", screen::kMostDim, ", got ",
+           pairs.dim);
   }
+  if (pairs.n_queries > screen::kMostRows || pairs.n_keys > screen::kMostRows) {
+    refuse(who, "takes at most ", screen::kMostRows, " rows, got ", pairs.n_queries, " queries and ", pairs.n_keys,
+           " keys");
+  }
+  if (pairs.n_queries == 0 || pairs.n_keys == 0) return;
+  use_device(at.device, who);
   const int most = attribute(cudaDevAttrMaxSharedMemoryPerBlockOptin, at.device, who);
   const sm90::Plan plan = sm90::plan(static_cast<int>(pairs.dim), most);
   const auto run = plan.resident ? launch_planned<true, Epilogue> : launch_planned<false, Epilogue>;
@@ -85,12 +89,14 @@ void launch(const Pairs& pairs, const Epilogue& epilogue, const Launch& at, cons
 
 }  // namespace
 
-void screen_sm90(const Pairs& pairs, const SurvivorLists& lists, const Launch& at) {
-  launch(pairs, epilogue_of(lists), at, "screen (wgmma)");
+void screen(const Pairs& pairs, const SurvivorLists& lists, const Launch& at) {
+  const screen::Ladder ladder{lists.gap, lists.rung, lists.rising_floor, lists.seen, lists.rungs, lists.wanted};
+  launch(pairs, screen::Survivors{lists.floor, lists.capacity, lists.count, lists.ids, lists.scores, ladder}, at,
+         "screen");
 }
 
-void group_max_sm90(const Pairs& pairs, float* out, const Launch& at) {
-  launch(pairs, epilogue_of(pairs, out), at, "group_max (wgmma)");
+void group_max(const Pairs& pairs, float* out, const Launch& at) {
+  launch(pairs, screen::GroupMaxima{out, screen::pieces(pairs.n_keys, screen::kGroup)}, at, "group_max");
 }
 
 }  // namespace vlcal::cuda

@@ -1,4 +1,4 @@
-// Screen for compute capability 9.0: a producer warp streams tiles of keys by the copy engine (TMA) through a ring of
+// The screens, for compute capability 9.0: a producer warp streams tiles of keys by the copy engine (TMA) through a ring of
 // stages, two warpgroups multiply them (wgmma) with 64 queries each that stay in shared memory as long as they fit.
 //
 // Each stage has two barriers. `full` counts the bytes of its copies; `empty` counts one arrival of each consumer warp
@@ -86,7 +86,6 @@ __device__ __forceinline__ void consume(const Shared<kResident>& shared, const P
     if (lane_id() == 0) ptx::arrive(shared.empty(stage));
   };
 
-  const typename Epilogue::Rows rows = epilogue.rows(problem, row);
   if (kResident) ptx::wait_barrier(shared.loaded(), 0);
   Ring ring{0, 0};
   for (int64_t tile = range.first; tile < range.last; ++tile) {
@@ -94,6 +93,7 @@ __device__ __forceinline__ void consume(const Shared<kResident>& shared, const P
     Pair bias[kColumnSteps / 8];
 #pragma unroll
     for (int i = 0; i < kColumnSteps / 8; ++i) bias[i] = load_bias(problem, column + 64 * i);
+    const typename Epilogue::Rows rows = epilogue.rows(problem, row);
     float sums[4 * kColumnSteps];
     int before = 0;
     for (int chunk = 0; chunk < chunks; ++chunk, ring = next(ring, shared.stages)) {

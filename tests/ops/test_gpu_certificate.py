@@ -75,6 +75,8 @@ def negative_first(products):
     return np.sort(products, axis=-1)
 
 
+# kRounding of csrc/cuda/search_epilogue.cuh
+SLACK = 2.0**-21
 ADDERS = {"one by one": one_by_one} | {f"{n} at a time": in_steps(n) for n in (4, 8, 16)}
 ORDERS = (forwards, backwards, shuffled, largest_first, negative_first)
 
@@ -123,7 +125,7 @@ def problem(name, dim, n=130):
 @pytest.mark.parametrize("name", DATA)
 def test_no_score_is_further_off_than_the_doubts(name, adder, dot):
     queries, keys = problem(name, 70)
-    there, rows, trust, (upper, lower) = prepared(queries, keys, dot)
+    there, rows, trust, (upper, lower, _) = prepared(queries, keys, dot)
     true = wanted_scores(queries, keys, dot, trust)
     # every adder meets every order over the names
     for order in ORDERS[sum(map(ord, name)) % 2 :: 2]:
@@ -145,9 +147,9 @@ def screens_of(adder, order):
 
 @settings(max_examples=40, deadline=None)
 @given(
-    n=st.integers(129, 300),
+    more=st.integers(1, 170),
     dim=st.integers(1, 40),
-    k=st.integers(1, 2),
+    k=st.sampled_from([1, 2, 4]),
     spread=st.sampled_from([0.0, 1.0, 6.0]),
     step=st.sampled_from([0.0, 0.25, 1.0]),
     shift=st.sampled_from([0.0, 3.0, 1e4]),
@@ -158,18 +160,26 @@ def screens_of(adder, order):
     dot=st.booleans(),
     seed=st.integers(0, 2**31),
 )
-def test_no_neighbor_is_lost(n, dim, k, spread, step, shift, size, far, adder, order, dot, seed):
+def test_no_neighbor_is_lost(more, dim, k, spread, step, shift, size, far, adder, order, dot, seed):
+    n = 128 * k + more
     both = draw(n + 10, dim, seed=seed) * (spread * draw(n + 10, 1, seed=1)).exp()
     both = ((both / step).round() * step if step else both) + shift
     queries, keys = (both[n:].double() * size * far), both[:n].double() * size
-    there, rows, trust, (upper, lower) = prepared(queries, keys, dot)
+    there, rows, trust, (upper, lower, gap) = prepared(queries, keys, dot)
     true = wanted_scores(queries, keys, dot, trust)
     # neighbors as they come: by cost, ties by index
     nearest = true.sort(dim=1, descending=True, stable=True).indices[:, :k]
     group_max = screens_of(adder, order)
     pair = gpu.Screens(group_max, lambda *_: None)
-    floor = gpu._floor(there.half, rows.half, lower, trust.query, k, pair)
-    listed = scores(there.half, rows.half, upper, adder, order).float() >= floor[:, None]
+    floor, rungs, rising = gpu._floors(there.half, rows.half, lower, trust.query, k, pair)
+    above = scores(there.half, rows.half, upper, adder, order).float()
+    # all keys have passed: the floor is as high as its ladder lets it become
+    gap = gap.repeat_interleave(search_rows.GAP_KEYS)[:n]
+    sure = above - gap - SLACK * above.abs().maximum(gap)
+    for rung, floor_there in zip(rungs.T, rising.T, strict=True):
+        reached = (sure >= rung[:, None]).sum(1) >= k
+        floor = torch.where(reached, floor.maximum(floor_there), floor)
+    listed = above >= floor[:, None]
     assert listed.gather(1, nearest).all()
     # and none that scores as much as the last of them
     assert listed[true >= true.gather(1, nearest[:, -1:])].all()
@@ -184,7 +194,7 @@ def test_doubts_of_rounding_are_reached():
     dim = 64
     keys = torch.ones(400, dim) * torch.tensor([1.0, -1.0]).repeat(200)[:, None]
     queries = torch.full((3, dim), 1 + 2.0**-11 - 2.0**-20)
-    there, rows, trust, (upper, lower) = prepared(queries, keys, False)
+    there, rows, trust, (upper, lower, _) = prepared(queries, keys, False)
     true = wanted_scores(queries, keys, False, trust)
     middle = scores(there.half, rows.half, (upper + lower) / 2, "one by one", forwards)
     doubt = trust.query[:, None] + (upper - lower).double() / 2
@@ -197,7 +207,7 @@ def test_doubts_of_adding_are_at_most_four_times_what_an_adder_loses():
     key, query = torch.full((dim,), 2.0**-11 * (1 - 2.0**-10)), torch.full((1, dim), 2.0**-11)
     key[0] = query[0, 0] = 1
     keys = key * torch.tensor([1.0, -1.0]).repeat(200)[:, None]
-    there, rows, trust, (upper, lower) = prepared(query, keys, False)
+    there, rows, trust, (upper, lower, _) = prepared(query, keys, False)
     assert not rows.norms[1].any()
     assert not there.norms[1].any()
     true = wanted_scores(query, keys, False, trust)
@@ -212,7 +222,7 @@ def test_doubts_of_adding_are_at_most_four_times_what_an_adder_loses():
 @pytest.mark.parametrize("name", ["clustered", "sphere"])
 def test_doubts_of_ordinary_rows_cost_little_over_the_bound_of_each_pair(name, dim):
     queries, keys = problem(name, dim, 600)
-    there, rows, trust, (upper, lower) = prepared(queries, keys, False)
+    there, rows, trust, (upper, lower, _) = prepared(queries, keys, False)
     doubt = trust.query[:, None] + (upper - lower).double() / 2
     query, key = there.norms[:, :, None], rows.norms
     pair = query[1] * key[0] + (query[0] + query[1]) * key[1] + dim * 2.0**-22 * query[0] * key[0]
@@ -223,10 +233,10 @@ def test_doubts_of_ordinary_rows_cost_little_over_the_bound_of_each_pair(name, d
 def test_odd_rows_do_not_loosen_the_doubts_of_others():
     # but for moving the center: by a few lengths of the others, which counts squared
     queries, keys = problem("sphere", 64, 600)
-    _, _, trust, (upper, lower) = prepared(queries, keys, False)
+    _, _, trust, (upper, lower, _) = prepared(queries, keys, False)
     alone = trust.query[4:, None] / trust.unit + (upper - lower).double() / 2 / trust.unit
     keys = torch.cat([keys, keys[:1] * 2000])
     queries = torch.cat([queries, queries[:1] * 500])
-    _, _, trust, (upper, lower) = prepared(queries, keys, False)
+    _, _, trust, (upper, lower, _) = prepared(queries, keys, False)
     beside = trust.query[4:-1, None] / trust.unit + (upper - lower)[:-1].double() / 2 / trust.unit
     assert beside.median() <= 12 * alone.median()

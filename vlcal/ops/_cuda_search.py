@@ -8,7 +8,15 @@ from vlcal import _cuda
 from vlcal.ops import _triton
 from vlcal.ops._triton import search as gpu
 
-SCREENS = gpu.Screens(_cuda.group_max, _cuda.screen)
+
+def _screen(
+    q16: Tensor, k16: Tensor, bias: Tensor, floor: Tensor, capacity: int, ladder: gpu.Ladder
+) -> tuple[Tensor, Tensor, Tensor]:
+    return _cuda.screen(q16, k16, bias, floor, capacity, *ladder)
+
+
+# kEntryKeys and kEntryStep of csrc/cuda/search_layout.cuh
+SCREENS = gpu.Screens(_cuda.group_max, _screen, width=8, step=8)
 # the copy engine counts rows in 32 bits
 MOST_ROWS = 2**31 - 1024
 

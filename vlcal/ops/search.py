@@ -13,7 +13,8 @@ from vlcal.ops._directions import leading_directions
 from vlcal.ops._dispatch import Backend, custom_op, dispatch
 from vlcal.ops._inputs import check_tensors
 from vlcal.ops._triton import search as gpu
-from vlcal.ops._triton.search_screen import screens as triton_screens
+from vlcal.ops._triton.search_screen import SCREENS
+from vlcal.ops.binning import any_bad
 
 # queries that pay for looking for directions in keys that are searched once
 MANY = 8192
@@ -169,7 +170,8 @@ class SearchIndex:
         NotImplementedError: no backend can prepare these keys, or one cannot find so many
             neighbors; knn has others.
 
-    Searching on a GPU waits for the device as `knn` does.
+    Searching on a GPU waits for the device once, at the end, to look for NaN in the queries; while
+    a CUDA graph is captured it does not.
     """
 
     def __init__(self, keys: Tensor, *, backend: str | None = None) -> None:
@@ -184,7 +186,16 @@ class SearchIndex:
 
     def knn(self, queries: Tensor, k: int, *, exclude_self: bool = False) -> Neighbors:
         """As `knn(queries, keys, k)`."""
-        self._check("SearchIndex.knn", queries, k, exclude_self)
+        who = "SearchIndex.knn"
+        self._check(who, queries, k, exclude_self)
+        if isinstance(self._index, gpu.Index):
+            squared, index, bad = self._index.search(queries.detach(), k, exclude_self)
+            found = Neighbors(_roots(squared), index)
+            # the only time that the CPU waits, when everything has been queued
+            if any_bad(bad):
+                _refuse_rows(who, queries=queries)
+            return found
+        _refuse_rows(who, queries=queries)
         squared, index = self._index.search(queries.detach(), k, exclude_self)
         return Neighbors(_roots(squared), index)
 
@@ -195,7 +206,6 @@ class SearchIndex:
     def _check(self, who: str, queries: Tensor, k: int, exclude_self: bool) -> None:
         check_matrices(who, queries=queries, keys=self.keys)
         check_k(who, k, len(queries), len(self), exclude_self)
-        _refuse_rows(who, queries=queries)
         if self.keys._version != self._version:
             raise RuntimeError(f"{who}: the keys were changed in place; build a new SearchIndex")
 
@@ -289,7 +299,7 @@ def _native_index(keys: Tensor) -> _native.SearchIndex:
 
 
 def _triton_index(keys: Tensor) -> gpu.Index:
-    return gpu.Index(keys, triton_screens(keys.device))
+    return gpu.Index(keys, SCREENS)
 
 
 def _score_native(candidates: Tensor, anchors: Tensor, k: int, largest: bool) -> Tensor:
@@ -327,12 +337,11 @@ def _score_reference(candidates: Tensor, anchors: Tensor, k: int, largest: bool)
 
 
 def _run_triton(queries: Tensor, keys: Tensor, k: int, exclude_self: bool) -> tuple[Tensor, Tensor]:
-    return gpu.knn(queries, keys, k, exclude_self, screens=triton_screens(keys.device))
+    return gpu.knn(queries, keys, k, exclude_self, screens=SCREENS)
 
 
 def _score_triton(candidates: Tensor, anchors: Tensor, k: int, largest: bool) -> Tensor:
-    screens = triton_screens(anchors.device)
-    return gpu.vocabulary_scores(candidates, anchors, largest, screens=screens)
+    return gpu.vocabulary_scores(candidates, anchors, largest, screens=SCREENS)
 
 
 BACKENDS = (

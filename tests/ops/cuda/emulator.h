@@ -9,6 +9,7 @@
 #include <setjmp.h>
 #include <ucontext.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <cstdio>
@@ -66,8 +67,6 @@ struct Fiber {
   jmp_buf jump;
   std::unique_ptr<char[]> stack;
   bool begun = false, done = false;
-  std::vector<std::function<void()>> copies;          // of cp.async, not yet in a group
-  std::vector<std::vector<std::function<void()>>> groups;
 };
 
 struct Machine {
@@ -90,7 +89,6 @@ struct Machine {
   int current = 0, threads = 0, registers = 0;  // registers given back and not yet taken
   uint64_t progress = 0;
   std::function<void()> body;
-  std::vector<std::pair<const char*, int64_t>> readable;  // global memory that copies may read
 
   char* at(uint32_t address, int bytes) {
     require(address >= base && address + bytes <= base + memory.size(), "an address outside of shared memory");
@@ -140,9 +138,7 @@ inline void enter() {
 // Runs one block to its end.
 inline void run_block(int threads, int bytes, bool late_copies, uint32_t seed, std::function<void()> body) {
   Machine& m = machine;
-  const auto readable = m.readable;
   m = Machine{};
-  m.readable = readable;
   m.late_copies = late_copies;
   m.random.seed(seed);
   m.base = 0x410 + 16 * (seed % 7);  // not aligned, as the start of dynamic shared memory need not be
@@ -238,3 +234,5 @@ inline int32_t atomicAdd(int32_t* to, int32_t value) {
   *to += value;
   return before;
 }
+inline void atomicMax(int* to, int value) { *to = std::max(*to, value); }
+inline void atomicMin(unsigned* to, unsigned value) { *to = std::min(*to, value); }

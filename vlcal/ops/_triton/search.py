@@ -42,6 +42,15 @@ DTYPES = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NEVER = -(1 << 62)
 
 
+class Ladder(NamedTuple):
+    """What floors may rise to while keys pass; see `search_bounds`. A screen may ignore it."""
+
+    gap: Tensor  # [ceil(V / GAP_KEYS)] float32, most that a key scores less with the lower bias
+    rungs: Tensor  # [Q, R] float32, ascending
+    floors: Tensor  # [Q, R] float32, the floor once `wanted` keys are sure to score the rung
+    wanted: int
+
+
 class Screens(NamedTuple):
     """The two kernels that see every pair of a query and a key, launched on the current stream.
 
@@ -53,11 +62,12 @@ class Screens(NamedTuple):
     group_max(q16, k16, bias) -> [Q, G] float32, any G >= ceil(V / GROUP): the largest score within
         each of G groups that hold every key exactly once, at most GROUP keys each (which ones does
         not matter). A group without a key, if the partition leaves one, is -inf.
-    screen(q16, k16, bias, floor, capacity) -> (count, first, score): appends every pair with
-        score >= floor[q] (so -inf >= -inf too, but never a key that does not exist).
+    screen(q16, k16, bias, floor, capacity, ladder) -> (count, first, score): appends every pair
+        with score >= floor[q] (so -inf >= -inf too, but never a key that does not exist).
         count [Q] int32: entries found, those beyond the capacity too, which are not stored;
         first [Q, capacity] int64 if V >= 2^31 else int32; score [Q, capacity] float32. Entries
-        come in any order; what lies beyond count is not read.
+        come in any order; what lies beyond count is not read. As the ladder allows, it may raise
+        the floors, in place.
 
     Args of both: q16 [Q, D'] and k16 [V, D'] float16, D' a multiple of 64 (zeros behind D),
         innermost stride 1, and for k16 any multiple of D' as the stride of rows; bias [V] and
@@ -68,7 +78,7 @@ class Screens(NamedTuple):
     """
 
     group_max: Callable[[Tensor, Tensor, Tensor], Tensor]
-    screen: Callable[[Tensor, Tensor, Tensor, Tensor, int], tuple[Tensor, Tensor, Tensor]]
+    screen: Callable[..., tuple[Tensor, Tensor, Tensor]]
     width: int = 1
     step: int = 1
 
@@ -101,7 +111,7 @@ def knn(
 ) -> tuple[Tensor, Tensor]:
     """What `reference.knn` returns, by these screens."""
     with torch.cuda.device_of(keys):
-        squared, index = find(queries, keys, k, exclude_self, False, screens)
+        squared, index, _ = find(queries, keys, k, exclude_self, False, screens)
     return squared.sqrt().float(), index
 
 
@@ -112,7 +122,7 @@ def vocabulary_scores(
     with torch.cuda.device_of(anchors):
         if not largest:
             return search_exact.dots(candidates, reference.mean_row(anchors))
-        negated, _ = find(candidates, anchors, 1, False, True, screens)
+        negated, *_ = find(candidates, anchors, 1, False, True, screens)
         return negated.squeeze(1).neg()
 
 
@@ -125,8 +135,11 @@ class Index:
         with torch.cuda.device_of(keys):
             self._prepared = prepare(keys)
 
-    def search(self, queries: Tensor, k: int, exclude_self: bool) -> tuple[Tensor, Tensor]:
-        """Squared distances float64 and indices int64, [Q, k], smallest first."""
+    def search(self, queries: Tensor, k: int, exclude_self: bool) -> tuple[Tensor, Tensor, Tensor]:
+        """Squared distances float64 and indices int64, [Q, k], smallest first; and bad rows.
+
+        The last is an integer that waits on the device: 0 if all queries are finite.
+        """
         if why := refuse_knn(queries, self.keys, k):
             raise NotImplementedError(f"SearchIndex: {why}")
         with torch.cuda.device_of(queries):
@@ -135,8 +148,11 @@ class Index:
 
 def find(
     queries: Tensor, keys: Tensor, k: int, exclude_self: bool, dot: bool, screens: Screens
-) -> tuple[Tensor, Tensor]:
-    """Squared distances or negated dots [Q, k] float64 and keys [Q, k] int64, smallest first."""
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Squared distances or negated dots [Q, k] float64 and keys [Q, k] int64, smallest first.
+
+    And on the device an integer that is 0 if all queries are finite.
+    """
     if len(queries) < FEW_QUERIES or not worth_a_screen(len(keys), k + exclude_self):
         return _scan_all(queries, keys, k, exclude_self, dot)
     return find_prepared(queries, prepare(keys, dot), k, exclude_self, screens)
@@ -144,18 +160,19 @@ def find(
 
 def find_prepared(
     queries: Tensor, prepared: Prepared, k: int, exclude_self: bool, screens: Screens
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     """The same among prepared keys."""
     n, wanted = len(queries), k + exclude_self
     if not n or not worth_a_screen(len(prepared.keys), wanted):
         return _scan_all(queries, prepared.keys, k, exclude_self, prepared.dot)
     cost, index = _outputs(queries, k)
     size = queries_for(len(prepared.keys), wanted)
+    bad = []
     for start in range(0, n, size):
         part = slice(start, start + size)
         itself = start if exclude_self else NEVER
-        _screened(queries[part], prepared, k, itself, screens, cost[part], index[part])
-    return cost, index
+        bad.append(_screened(queries[part], prepared, k, itself, screens, cost[part], index[part]))
+    return cost, index, bad[0] if len(bad) == 1 else torch.stack(bad).sum()
 
 
 def prepare(keys: Tensor, dot: bool = False) -> Prepared:
@@ -194,31 +211,33 @@ def _screened(
     screens: Screens,
     cost: Tensor,
     index: Tensor,
-) -> None:
+) -> Tensor:
     keys, rows, dot = prepared
     there = placed(queries, frame_of_queries(queries, rows.frame), dot)
     trust = doubts(there, rows, dot)
-    upper, lower = search_rows.biases(rows.norms, trust.factors)
+    upper, lower, gap = search_rows.biases(rows.norms, trust.factors)
     wanted = k + (itself != NEVER)
-    floor = _floor(there.half, rows.half, lower, trust.query, wanted, screens)
+    floor, *rungs = _floors(there.half, rows.half, lower, trust.query, wanted, screens)
     capacity = capacity_for(len(keys), wanted)
-    lists = screens.screen(there.half, rows.half, upper, floor, capacity)
+    ladder = Ladder(gap, *rungs, wanted)
+    lists = screens.screen(there.half, rows.half, upper, floor, capacity, ladder)
     kept = _candidates(lists, trust, screens)
     search_exact.rerank(queries, keys, k, dot, itself, kept, cost, index)
     search_exact.scan(queries, keys, k, dot, itself, kept, cost, index)
+    return there.bad
 
 
-def _floor(
+def _floors(
     q16: Tensor, k16: Tensor, lower: Tensor, doubt: Tensor, wanted: int, screens: Screens
-) -> Tensor:
-    """What the kernel's score of every neighbor wanted reaches, [Q] float32.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """What the kernel's score of every neighbor wanted reaches, [Q] float32; rungs and floors.
 
     The best of different groups are different keys, so as many as are wanted score at least the
     last of them, less the doubt; the query itself may be one, and is counted in `wanted`.
     """
     every = every_for(len(k16), wanted)
     best = screens.group_max(q16, k16[::every], lower[::every].contiguous())
-    return search_rows.floors(best.topk(wanted, sorted=False).values, doubt)
+    return search_rows.floors(best.topk(wanted).values, doubt)
 
 
 def _candidates(
@@ -233,12 +252,12 @@ def _candidates(
 
 def _scan_all(
     queries: Tensor, keys: Tensor, k: int, exclude_self: bool, dot: bool
-) -> tuple[Tensor, Tensor]:
+) -> tuple[Tensor, Tensor, Tensor]:
     cost, index = _outputs(queries, k)
     if len(queries):
         itself = 0 if exclude_self else NEVER
         search_exact.scan(queries, keys, k, dot, itself, None, cost, index)
-    return cost, index
+    return cost, index, ~torch.isfinite(queries).all()
 
 
 def _outputs(queries: Tensor, k: int) -> tuple[Tensor, Tensor]:

@@ -35,6 +35,11 @@ o = |c - c'|,
 
 The key's part goes into its bias: a score with the upper bias plus doubt(query) is never below S,
 one with the lower bias less doubt(query) never above it.
+
+So no neighbor's upper score is below the k-th best lower score of any k keys, less 2 doubt(query):
+this is the floor. At first the k keys are the best of a sample. While keys pass, the screen in CUDA
+C++ counts those that are sure to score a rung of its `Ladder`: their upper score less the gap to
+the lower one. As soon as k keys have reached a rung, the floor rises to that of the rung.
 """
 
 from __future__ import annotations
@@ -64,6 +69,7 @@ class Rows(NamedTuple):
     half: Tensor  # [n, D'] float16
     norms: Tensor  # [3, n] float64: |x|, |x - x^| and the lift
     typical: Tensor  # [2] float64, the medians of length and residual in the sample
+    bad: Tensor  # [1] int32, how many of the rows hold NaN or infinity
 
 
 class Doubts(NamedTuple):
@@ -101,9 +107,9 @@ def largest_of(rows: Tensor, center: Tensor) -> Tensor:
 def placed(rows: Tensor, frame: Frame, dot: bool) -> Rows:
     """Rows placed in the frame and rounded to fp16."""
     padded = -(-rows.shape[1] // 64) * 64
-    half, norms = search_rows.place(rows, frame.center, frame.scale, padded, dot)
+    half, norms, bad = search_rows.place(rows, frame.center, frame.scale, padded, dot)
     lengths = sample_of(norms[:2].T).sort(dim=0).values
-    return Rows(frame, half, norms, lengths[(len(lengths) - 1) // 2])
+    return Rows(frame, half, norms, lengths[(len(lengths) - 1) // 2], bad)
 
 
 def doubts(queries: Rows, keys: Rows, dot: bool) -> Doubts:

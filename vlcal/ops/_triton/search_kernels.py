@@ -9,6 +9,8 @@ from __future__ import annotations
 import triton
 import triton.language as tl
 
+from vlcal.ops._triton.binning_kernels import count_bad
+
 LARGEST_HALF = tl.constexpr(65504.0)
 LARGEST_FLOAT = tl.constexpr(1e37)
 # the largest coordinate of the sample goes to 2^11: 32 times as large still fits in fp16, and all
@@ -43,6 +45,7 @@ def place_kernel(
     length_ptr,
     residual_ptr,
     lift_ptr,
+    bad_ptr,
     n,
     dim,
     PADDED: tl.constexpr,
@@ -53,6 +56,7 @@ def place_kernel(
     row = tl.program_id(0).to(tl.int64) * BLOCK_N + tl.arange(0, BLOCK_N)
     real = row < n
     scale = tl.load(scale_ptr)
+    wrong = tl.zeros([BLOCK_N], dtype=tl.int32)
     length = tl.zeros([BLOCK_N], dtype=tl.float64)
     residual = tl.zeros([BLOCK_N], dtype=tl.float64)
     lift = tl.zeros([BLOCK_N], dtype=tl.float64)
@@ -62,6 +66,8 @@ def place_kernel(
         at = row[:, None] * stride_n + d.to(tl.int64)[None, :] * stride_d
         # half precisions are widened by way of float32, which every version can do
         value = tl.load(rows_ptr + at, mask=inside, other=0.0)
+        # NaN, too, is not less
+        wrong |= tl.max((tl.abs(value) < float("inf")).to(tl.int32) ^ 1, axis=1)
         if value.dtype != tl.float64:
             value = value.to(tl.float32).to(tl.float64)
         center = tl.load(center_ptr + d, mask=d < dim, other=0.0)
@@ -77,6 +83,7 @@ def place_kernel(
             lift += tl.sum(x * (center * scale)[None, :], axis=1)
         else:
             lift -= 0.5 * tl.sum(x * x, axis=1)
+    count_bad(bad_ptr, wrong)
     tl.store(length_ptr + row, tl.sqrt(length), mask=real)
     tl.store(residual_ptr + row, tl.sqrt(residual), mask=real)
     tl.store(lift_ptr + row, lift, mask=real)
@@ -148,23 +155,32 @@ def doubt_kernel(
 
 @triton.jit
 def floor_kernel(
-    best_ptr, doubt_ptr, floor_ptr, n, wanted, BLOCK: tl.constexpr, WANTED: tl.constexpr
+    best_ptr,
+    doubt_ptr,
+    floor_ptr,
+    rung_ptr,
+    rising_ptr,
+    n,
+    wanted,
+    RUNGS: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    # rows behind the last are the last again, and not stored
-    at = tl.minimum(row, n - 1)
-    place = tl.arange(0, WANTED)
-    best = tl.load(
-        best_ptr + at[:, None] * wanted + place[None, :],
-        mask=(place < wanted)[None, :],
-        other=float("inf"),
-    )
-    doubt = tl.load(doubt_ptr + at)
-    # sure of the witness, and of every key that is as good
-    floor = tl.min(best, axis=1).to(tl.float64) - doubt - doubt
-    # float32 rounds by less than the share taken here; the constant is for what it flushes to zero
-    floor = floor - tl.abs(floor) * 2.0**-23 - 1e-30
-    tl.store(floor_ptr + row, floor.to(tl.float32), mask=row < n)
+    real = row < n
+    doubt = tl.load(doubt_ptr + row, mask=real, other=0.0)
+    for rung in tl.static_range(RUNGS + 1):
+        # witnesses come best first: the last of those wanted, of half of them, of a quarter, ...
+        rank = tl.maximum(wanted >> rung, 1)
+        best = tl.load(best_ptr + row * wanted + rank - 1, mask=real, other=0.0)
+        # sure of the witness, and of every key that is as good
+        floor = best.to(tl.float64) - doubt - doubt
+        # float32 rounds by less than the share taken here; the constant is for what it flushes to 0
+        floor = (floor - tl.abs(floor) * 2.0**-23 - 1e-30).to(tl.float32)
+        if rung == 0:
+            tl.store(floor_ptr + row, floor, mask=real)
+        else:
+            tl.store(rung_ptr + row * RUNGS + rung - 1, best, mask=real)
+            tl.store(rising_ptr + row * RUNGS + rung - 1, floor, mask=real)
 
 
 @triton.jit
@@ -175,7 +191,9 @@ def bias_kernel(
     factors_ptr,
     upper_ptr,
     lower_ptr,
+    gap_ptr,
     n,
+    GAP_KEYS: tl.constexpr,
     BLOCK: tl.constexpr,
 ):
     row = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -195,8 +213,14 @@ def bias_kernel(
     # float32 rounds by less than the share added here; the constant is for what it flushes to zero
     upper = tl.where(known, upper + (tl.abs(upper) * 2.0**-23 + 1e-30), float("inf"))
     lower = tl.where(known, lower - (tl.abs(lower) * 2.0**-23 + 1e-30), float("-inf"))
-    tl.store(upper_ptr + row, upper.to(tl.float32), mask=real)
-    tl.store(lower_ptr + row, lower.to(tl.float32), mask=real)
+    upper, lower = upper.to(tl.float32), lower.to(tl.float32)
+    tl.store(upper_ptr + row, upper, mask=real)
+    tl.store(lower_ptr + row, lower, mask=real)
+    # of float64, so that the difference is never rounded down to less
+    gap = (upper.to(tl.float64) - lower.to(tl.float64)) * (1 + 2.0**-22)
+    gap = tl.max(tl.reshape(tl.where(real, gap, 0.0), (BLOCK // GAP_KEYS, GAP_KEYS)), axis=1)
+    part = tl.program_id(0).to(tl.int64) * (BLOCK // GAP_KEYS) + tl.arange(0, BLOCK // GAP_KEYS)
+    tl.store(gap_ptr + part, gap.to(tl.float32), mask=part * GAP_KEYS < n)
 
 
 @triton.jit

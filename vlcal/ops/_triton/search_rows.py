@@ -15,6 +15,8 @@ from torch import Tensor
 
 from vlcal.ops import _triton
 
+GAP_KEYS = 256  # kGapKeys of csrc/cuda/search_layout.cuh
+
 
 def scale(largest: Tensor, most: Tensor | None) -> Tensor:
     """A power of two, 0-d float64, that takes a coordinate as large as this to about 2^11.
@@ -31,10 +33,11 @@ def scale(largest: Tensor, most: Tensor | None) -> Tensor:
 
 def place(
     rows: Tensor, center: Tensor, scale: Tensor, padded: int, dot: bool
-) -> tuple[Tensor, Tensor]:
-    """Of x = scale (row - center): fp16 [n, padded], and float64 [3, n] of its norms.
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Of x = scale (row - center): fp16 [n, padded], float64 [3, n] of its norms, and bad rows.
 
-    These are |x|, |x - fp16|, and -|x|^2/2 or x.center.
+    The norms are |x|, |x - fp16|, and -|x|^2/2 or x.center. How many rows hold NaN or infinity is
+    [1] int32; their norms mean nothing.
 
     Args:
         rows: [n, D] floating point, any strides.
@@ -46,6 +49,7 @@ def place(
     n, dim = rows.shape
     half = torch.empty(n, padded, dtype=torch.float16, device=rows.device)
     norms = torch.empty(3, n, dtype=torch.float64, device=rows.device)
+    bad = torch.zeros(1, dtype=torch.int32, device=rows.device)
     # eight values a thread; a program of the interpreter costs the same whatever its size
     block_n = 1024 if _triton.interpreted() else 8
     block_d = 128 if padded % 128 == 0 else 64
@@ -58,6 +62,7 @@ def place(
             scale,
             half,
             *norms,
+            bad,
             n,
             dim,
             PADDED=padded,
@@ -66,7 +71,7 @@ def place(
             BLOCK_D=block_d,
             num_warps=4,
         )
-    return half, norms
+    return half, norms, bad
 
 
 def doubts(queries: Any, keys: Any, dim: int, dot: bool) -> tuple[Tensor, Tensor]:
@@ -102,25 +107,47 @@ def doubts(queries: Any, keys: Any, dim: int, dot: bool) -> tuple[Tensor, Tensor
     return found, factors
 
 
-def floors(best: Tensor, doubt: Tensor) -> Tensor:
-    """Float32 [Q] that no score of a neighbor is below: the worst of best [Q, k], doubted twice.
+def rungs_for(wanted: int) -> int:
+    """Rungs of a ladder: at a half, a quarter and an eighth of the witnesses wanted."""
+    return min(3, wanted.bit_length() - 1)
+
+
+def floors(best: Tensor, doubt: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """What no score of a neighbor is below: float32 [Q], and what it can rise to.
+
+    The first is the last of the witnesses, doubted twice. Rungs [Q, R] are what witnesses at lower
+    ranks score, ascending; rising floors [Q, R] are the same doubted twice, for the moment when
+    as many keys as there are witnesses have been seen to reach the rung.
 
     Args:
-        best: [Q, k] float32, contiguous: scores that as many keys have, but for the doubt.
+        best: [Q, wanted] float32, contiguous, descending: scores that as many keys have, but for
+            the doubt.
         doubt: [Q] float64.
     """
     n, wanted = best.shape
     floor = torch.empty(n, dtype=torch.float32, device=best.device)
-    width = 1 << (wanted - 1).bit_length()
-    block = max(1, (1 << 16 if _triton.interpreted() else 1024) // width)
+    rungs = torch.empty(n, rungs_for(wanted), dtype=torch.float32, device=best.device)
+    rising = torch.empty_like(rungs)
+    block = 1 << 16 if _triton.interpreted() else 128
     _kernels().floor_kernel[(-(-n // block),)](
-        best, doubt, floor, n, wanted, BLOCK=block, WANTED=width, num_warps=4
+        best,
+        doubt,
+        floor,
+        rungs,
+        rising,
+        n,
+        wanted,
+        RUNGS=rungs.shape[1],
+        BLOCK=block,
+        num_warps=4,
     )
-    return floor
+    return floor, rungs, rising
 
 
-def biases(norms: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
+def biases(norms: Tensor, factors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Upper and lower bias [V] float32 of each key: lift x ratio, plus and minus its doubt.
+
+    And the largest difference of the two among each GAP_KEYS consecutive keys, float32.
 
     Args:
         norms: [3, V] float64, as `place` returns them.
@@ -130,11 +157,12 @@ def biases(norms: Tensor, factors: Tensor) -> tuple[Tensor, Tensor]:
     n = norms.shape[1]
     upper = torch.empty(n, dtype=torch.float32, device=norms.device)
     lower = torch.empty_like(upper)
+    gap = upper.new_empty(-(-n // GAP_KEYS))
     block = 1 << 16 if _triton.interpreted() else 1024
     _kernels().bias_kernel[(-(-n // block),)](
-        *norms, factors, upper, lower, n, BLOCK=block, num_warps=4
+        *norms, factors, upper, lower, gap, n, GAP_KEYS=GAP_KEYS, BLOCK=block, num_warps=4
     )
-    return upper, lower
+    return upper, lower, gap
 
 
 def _kernels() -> Any:

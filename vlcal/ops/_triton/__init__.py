@@ -8,6 +8,7 @@ tested where there is no GPU.
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 
 import torch
 from torch import Tensor
@@ -23,21 +24,29 @@ def interpreted() -> bool:
     return _INTERPRETED
 
 
+OLDEST = (3, 6)  # release of Triton that the kernels are compiled and read with
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
-
-
-def version() -> tuple[int, ...]:
-    """Triton's major and minor version; empty without Triton."""
-    return () if triton is None else tuple(int(part) for part in triton.__version__.split(".")[:2])
 
 
 def missing() -> str | None:
     """Why no Triton kernel can run on this machine; None if one can."""
     if triton is None:
         return "triton is not installed; CUDA builds of torch bring it"
+    if tuple(map(int, triton.__version__.split(".")[:2])) < OLDEST:
+        oldest = ".".join(map(str, OLDEST))
+        return f"the kernels need triton {oldest} or later, got {triton.__version__}"
     if interpreted() or torch.cuda.is_available():
         return None
     return "no CUDA device was found"
+
+
+@lru_cache
+def stages(device: torch.device, wanted: int, size: int) -> int:
+    """How many stages of `size` bytes a kernel gets: those wanted, or as many as the device has."""
+    if interpreted():
+        return 1
+    room = torch.cuda.get_device_properties(device).shared_memory_per_block_optin
+    return max(1, min(wanted, room // size))
 
 
 def refuse_device(*args: object) -> str | None:

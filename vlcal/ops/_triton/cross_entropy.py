@@ -17,9 +17,9 @@ from vlcal.ops._triton.logits import SEGMENT, check, joined, segments, walk, wav
 from vlcal.ops._triton.logits_pack import (
     BLOCK,
     STEP,
+    WARPS,
     Classes,
     Images,
-    Shape,
     factor_on,
     kernels,
     pack,
@@ -190,8 +190,8 @@ def _logit_gradients(
         TERMS=classes.terms,
         BLOCK_N=BLOCK,
         BLOCK_C=BLOCK,
-        BLOCK_D=config.step,
-        num_warps=config.warps,
+        BLOCK_D=STEP,
+        num_warps=WARPS,
         num_stages=config.stages,
         enable_fp_fusion=True,
     )
@@ -233,10 +233,10 @@ def _multiply(
     transposed: bool = False,
 ) -> None:
     """Add a times b, or a transposed times b, to the splits of out."""
-    config: Shape = shape(out.device, terms)
+    config = shape(out.device, terms)
     splits, rows, depth = out.shape
     length = len(b[0])
-    steps = -(-length // (splits * config.step))
+    steps = -(-length // (splits * STEP))
     width = _width(depth)
     kernels("cross_entropy_kernels").multiply[(rows // BLOCK * (depth // width), splits)](
         *a,
@@ -251,8 +251,8 @@ def _multiply(
         TERMS=terms,
         BLOCK_N=BLOCK,
         BLOCK_D=width,
-        BLOCK_K=config.step,
-        num_warps=config.warps,
+        BLOCK_K=STEP,
+        num_warps=WARPS,
         num_stages=config.stages,
         enable_fp_fusion=True,
     )

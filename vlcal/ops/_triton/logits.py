@@ -17,6 +17,8 @@ from vlcal.ops import _triton, reference
 from vlcal.ops._inputs import capturing, first_bad, refuse_rows
 from vlcal.ops._triton.logits_pack import (
     BLOCK,
+    STEP,
+    WARPS,
     Classes,
     Images,
     factor_on,
@@ -257,8 +259,8 @@ def walk(
         GROUP=classes.group,
         BLOCK_N=BLOCK,
         BLOCK_C=BLOCK,
-        BLOCK_D=config.step,
-        num_warps=config.warps,
+        BLOCK_D=STEP,
+        num_warps=WARPS,
         num_stages=config.stages,
         maxnreg=config.registers,
         enable_fp_fusion=True,
@@ -304,8 +306,8 @@ def _walk_statistics(
         GROUP=classes.group,
         BLOCK_N=BLOCK,
         BLOCK_C=BLOCK,
-        BLOCK_D=config.step,
-        num_warps=config.warps,
+        BLOCK_D=STEP,
+        num_warps=WARPS,
         num_stages=config.stages,
         enable_fp_fusion=True,
     )

@@ -22,32 +22,28 @@ _ROWS = BLOCK if _triton.interpreted() else 16
 class Shape(NamedTuple):
     """How a kernel that multiplies tiles is launched."""
 
-    step: int
-    warps: int
     stages: int
     registers: int | None = None
 
 
-# Triton 3.2 takes 64 KiB of shared memory to reshape a tile, 3.6 none; between them, who knows.
-# With two stages 3.6 loads a step when the one before is done, and waits for it
-_THIRD_STAGE = _triton.version() >= (3, 6)
-# by products per pair of values: within the shared memory of Hopper, and of any GPU from Ampere on
-LARGE = {1: Shape(STEP, 8, 4), 3: Shape(STEP, 8, 3 if _THIRD_STAGE else 2)}
-SMALL = {1: Shape(32, 8, 4), 3: Shape(32, 8, 3 if _THIRD_STAGE else 2)}
-# two programs on a multiprocessor of Hopper: one adds up exponentials under the other's products
-PAIRED = Shape(STEP, 8, 3, registers=128) if _THIRD_STAGE else LARGE[1]
+# by products per pair of values, where shared memory is that of Hopper
+STAGES = {1: 4, 3: 3}
+WARPS = 8
 
 
 def shape(device: torch.device, terms: int) -> Shape:
     """How to launch tiles of products on the device."""
-    large = _triton.interpreted() or torch.cuda.get_device_capability(device)[0] in (9, 10)
-    return (LARGE if large else SMALL)[terms]
+    parts = 1 if terms == 1 else 2
+    return Shape(_triton.stages(device, STAGES[terms], parts * 2 * STEP * (BLOCK + BLOCK)))
 
 
 def walk_shape(device: torch.device, terms: int) -> Shape:
     """How to launch the walk over the classes on the device."""
     usual = shape(device, terms)
-    return PAIRED if usual is LARGE[1] else usual
+    if terms == 3 or usual.stages < STAGES[1]:
+        return usual
+    # two programs on a multiprocessor: one adds up exponentials under the other's products
+    return Shape(stages=3, registers=128)
 
 
 class Classes(NamedTuple):

@@ -50,11 +50,17 @@ class Launch(NamedTuple):
 class FakeGPU(TorchDispatchMode):
     """What happened on the GPU, and its rules."""
 
-    def __init__(self, capturing: bool, answer: Callable[[Tensor], Any]) -> None:
+    def __init__(
+        self,
+        capturing: bool,
+        answer: Callable[[Tensor], Any],
+        compile_launch: Callable[..., None] | None,
+    ) -> None:
         super().__init__()
         # not the current one: a launcher that forgets its guard launches on the wrong device
         self.device, self.current = torch.device("cuda", 1), 0
         self.capturing, self.answer = capturing, answer
+        self.compile_launch = compile_launch
         self.launches: list[Launch] = []
         self.operations: list[str] = []
         self.waits: list[str] = []
@@ -89,6 +95,8 @@ class FakeGPU(TorchDispatchMode):
             else:
                 assert value is None or type(value) is float, (name, value)
         self.launches.append(Launch(kernel.fn.__name__, tuple(grid), given, options))
+        if self.compile_launch:
+            self.compile_launch(kernel, given, options)
 
     def __torch_dispatch__(
         self, func: Any, types: Any, args: tuple = (), kwargs: dict[str, Any] | None = None
@@ -161,7 +169,9 @@ def fake_cuda(
     capturing: bool = False,
     capability: tuple[int, int] = (9, 0),
     processors: int = 132,
+    shared: int = 227 << 10,
     answer: Callable[[Tensor], Any] = lambda value: value.dtype == torch.bool,
+    compile_launch: Callable[..., None] | None = None,
 ) -> Iterator[FakeGPU]:
     """Tensors made inside on `.device` are on a GPU, and Triton's launchers find it.
 
@@ -170,10 +180,12 @@ def fake_cuda(
             is written down in `.waits`.
         capability: of the GPU.
         processors: its multiprocessors.
+        shared: bytes of shared memory that a program can have.
         answer: what reading the value of a tensor gives: True for a bool and 0 for a number, as
             if everything asked were so and no bad row found.
+        compile_launch: called with each kernel, its arguments by name, and its options.
     """
-    gpu = FakeGPU(capturing, answer)
+    gpu = FakeGPU(capturing, answer, compile_launch)
 
     def exchange(device: int) -> int:
         before, gpu.current = gpu.current, device if device >= 0 else gpu.current
@@ -184,7 +196,12 @@ def fake_cuda(
 
     from triton.runtime import interpreter, jit
 
-    properties = SimpleNamespace(multi_processor_count=processors, major=9, minor=0)
+    properties = SimpleNamespace(
+        multi_processor_count=processors, shared_memory_per_block_optin=shared
+    )
+    seen = SimpleNamespace(
+        is_available=lambda: True, get_device_properties=lambda device=None: properties
+    )
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(torch.cuda, "_exchange_device", exchange)
         patch.setattr(torch.cuda, "_maybe_exchange_device", exchange)
@@ -193,8 +210,8 @@ def fake_cuda(
         patch.setattr(torch.cuda, "is_current_stream_capturing", lambda: capturing)
         patch.setattr(torch.cuda, "synchronize", lambda device=None: gpu.wait("synchronize"))
         patch.setattr(_triton, "_INTERPRETED", False)
-        # for `_triton.missing` alone: torch itself must not look for the GPU
-        patch.setattr(_triton, "torch", SimpleNamespace(cuda=_AVAILABLE))
+        # for `_triton` alone: torch itself must not look for the GPU
+        patch.setattr(_triton, "torch", SimpleNamespace(cuda=seen))
         for kind in (jit.KernelInterface, jit.JITFunction, interpreter.InterpretedFunction):
             patch.setattr(kind, "__getitem__", recorded)
         _forget_devices()
@@ -204,9 +221,6 @@ def fake_cuda(
                 yield gpu
         finally:
             _forget_devices()
-
-
-_AVAILABLE = SimpleNamespace(is_available=lambda: True)
 
 
 def _skip_if_views_need_a_driver(device: torch.device) -> None:

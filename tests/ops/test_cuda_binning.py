@@ -71,25 +71,6 @@ def test_python_and_kernels_agree_on_the_cells_and_the_bins():
     assert equal_mass.CELLS == 0x3F81
 
 
-@pytest.mark.parametrize(("name", "kernels"), [("binning", 1), ("equal_mass", 2)])
-@pytest.mark.parametrize("arch", ["80", "90a"])
-def test_kernels_keep_everything_in_registers(tmp_path, name, kernels, arch):
-    if not (nvcc := shutil.which("nvcc")):
-        pytest.skip("no nvcc was found")
-    source = ROOT / "csrc" / "cuda" / f"{name}.cu"
-    target = f"-gencode=arch=compute_{arch},code=sm_{arch}"
-    flags = ["-std=c++17", "-O3", "-fmad=false", f"-I{ROOT / 'csrc'}", "-Xptxas=-v", target]
-    done = subprocess.run(
-        [nvcc, *flags, "-cubin", str(source), "-o", str(tmp_path / "kernels.cubin")],
-        capture_output=True,
-        text=True,
-        check=True,
-    )
-    spotless = "0 bytes stack frame, 0 bytes spill stores, 0 bytes spill loads"
-    assert done.stderr.count(spotless) == done.stderr.count("bytes stack frame") == kernels
-    assert "warning" not in done.stderr.lower()
-
-
 @pytest.mark.parametrize("op", [bin_statistics, equal_mass_statistics])
 def test_refuses_other_devices_with_a_reason(op):
     why = _cuda.missing() or "takes CUDA tensors, got cpu"
@@ -117,25 +98,6 @@ def test_same_integers_as_the_cpu(gpu, make, offset, op):
         right = torch.cat([correct[:skip], correct[offset:]]).to(gpu)[skip:]
         got = op(confidence.to(gpu)[offset:], right, backend="cuda").table
         assert torch.equal(got.cpu(), want)
-
-
-@pytest.mark.parametrize("op", [bin_statistics, equal_mass_statistics])
-def test_a_side_stream_and_a_graph_give_the_same(gpu, op):
-    confidence, correct = (values.to(gpu) for values in confidences(50_000))
-    want = op(confidence, correct, backend="cuda").table
-    side = torch.cuda.Stream()
-    side.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(side):
-        got = op(confidence, correct, backend="cuda").table
-    side.synchronize()
-    assert torch.equal(got, want)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        captured = op(confidence, correct, backend="cuda").table
-    for halves in (1, 2):  # a replay reads what is there then
-        correct[: len(correct) // halves] = False
-        graph.replay()
-        assert torch.equal(captured, op(confidence, correct, backend="cuda").table)
 
 
 def test_more_samples_than_32_bits_count(gpu):

@@ -9,7 +9,6 @@ import torch.nn.functional as F
 from torch.library import opcheck
 
 from tests.ops.cases import features
-from tests.ops.test_triton_logits import compiled, logits_shape, tiles
 from tests.oracle import device_of, moved
 from vlcal.ops import _triton, cosine_cross_entropy, use_backend
 
@@ -40,24 +39,6 @@ def errors(got, true):
     return [
         float((a.double() - b).abs().max() / b.abs().max()) for a, b in zip(got, true, strict=True)
     ]
-
-
-@pytest.mark.parametrize("large", [True, False])
-def test_kernels_compile_within_shared_memory(large):
-    specs = []
-    for terms in (1, 3):
-        shape = logits_shape(large, terms)
-        launch = {"num_warps": shape.warps, "num_stages": shape.stages}
-        specs.append(("logit_gradients", {"TERMS": terms, **tiles(shape.step)}, launch))
-        for transposed, width in ((True, 128), (False, 128), (True, 64)):
-            block = {"BLOCK_N": 128, "BLOCK_D": width, "BLOCK_K": shape.step}
-            specs.append(("multiply", {"TRANSPOSED": transposed, "TERMS": terms, **block}, launch))
-    specs.append(("losses", {"BLOCK_N": 128}, {}))
-    for name, made in compiled("cross_entropy_kernels", specs).items():
-        if large == name.endswith("/90"):
-            assert made["shared"] <= (227 if large else 99) << 10, name
-            if _triton.version() >= (3, 6) and not name.startswith("losses"):
-                assert made["ahead"] > 0, name
 
 
 @pytest.mark.parametrize("reduction", REDUCTIONS)
@@ -192,19 +173,3 @@ def test_autocast_and_compile_change_nothing(reduction):
     for a, b, c in zip(plain, cast, run(compiled_call), strict=True):
         assert torch.equal(a, b)
         assert torch.equal(a, c)
-
-
-@pytest.mark.skipif(DEVICE != "cuda", reason="no CUDA device was found")
-@pytest.mark.parametrize("reduction", REDUCTIONS)
-def test_captured_in_a_graph(reduction):
-    args = leaves(200, 300, 64)
-    plain = evaluate(
-        args, torch.ones(200, device=DEVICE) if reduction == "none" else None, reduction=reduction
-    )
-    graph = torch.cuda.CUDAGraph()
-    weight = torch.ones(200, device=DEVICE) if reduction == "none" else None
-    with torch.cuda.graph(graph):
-        captured = evaluate(args, weight, reduction=reduction)
-    graph.replay()
-    for a, b in zip(plain, captured, strict=True):
-        assert torch.equal(a, b)

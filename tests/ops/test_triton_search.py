@@ -5,7 +5,6 @@ import torch
 
 from tests.ops.cases import rows, search
 from tests.ops.test_screens import DATA, draw
-from tests.ops.triton_compile import compile_all
 from tests.oracle import device_of
 from vlcal.ops import SearchIndex, _triton, knn, proximity, rank_vocabulary, reference
 from vlcal.ops import search as search_op
@@ -24,8 +23,9 @@ def screened(queries, keys, k=K, exclude_self=False, dot=False, screens=None):
     """Costs and indices by way of the screen, however few the queries."""
     queries, keys = queries.to(DEVICE), keys.to(DEVICE)
     assert gpu.worth_a_screen(len(keys), k + exclude_self)
-    screens = screens or search_screen.screens(DEVICE)
-    found = gpu.find_prepared(queries, gpu.prepare(keys, dot), k, exclude_self, screens)
+    screens = screens or search_screen.SCREENS
+    *found, bad = gpu.find_prepared(queries, gpu.prepare(keys, dot), k, exclude_self, screens)
+    assert not bad
     return [value.cpu() for value in found]
 
 
@@ -107,11 +107,11 @@ def test_rows_further_apart_than_32_bits_count(tmp_path):
     keys = flat.as_strided((n, dim), (stride, 1))
     keys.copy_(rows(n, dim))
     assert (n - 1) * stride > 2**31
-    cost, index = gpu._scan_all(keys.to(DEVICE), keys.to(DEVICE), 2, False, False)
+    cost, index, _ = gpu._scan_all(keys.to(DEVICE), keys.to(DEVICE), 2, False, False)
     assert_found([cost.cpu(), index.cpu()], keys, keys)
     zero = torch.zeros(dim, dtype=torch.float64, device=DEVICE)
     one = torch.ones((), dtype=torch.float64, device=DEVICE)
-    half, (length, residual, _) = search_rows.place(keys.to(DEVICE), zero, one, 64, False)
+    half, (length, residual, _), _ = search_rows.place(keys.to(DEVICE), zero, one, 64, False)
     assert torch.equal(half[:, :dim].cpu(), keys)
     assert not half[:, dim:].any()
     assert torch.allclose(length.cpu(), keys.double().norm(dim=1))
@@ -137,15 +137,33 @@ def test_scales_take_the_largest_coordinate_to_the_top_of_fp16(largest, exponent
     assert search_rows.scale(largest, most) == min(8.0, 2.0**exponent)
 
 
-@pytest.mark.parametrize(("n", "wanted"), [(1, 1), (3, 5), (70, 129)])
-def test_floor_is_what_the_worst_witness_scores_less_its_doubt_twice(n, wanted):
-    best = torch.randn(n, wanted)
-    best[0, 0] = -torch.inf
+@pytest.mark.parametrize(("n", "wanted"), [(1, 1), (2, 2), (3, 5), (70, 129)])
+def test_floors_are_what_witnesses_score_less_their_doubt_twice(n, wanted):
+    best = torch.randn(n, wanted).sort(descending=True).values
+    best[0, -1] = -torch.inf
     doubt = torch.rand(n, dtype=torch.float64)
-    floor = search_rows.floors(best.to(DEVICE), doubt.to(DEVICE)).cpu().double()
-    exact = best.amin(1).double() - 2 * doubt
-    assert (floor <= exact).all()
-    assert torch.allclose(floor, exact, rtol=1e-6, atol=1e-29)
+    floor, rungs, rising = (x.cpu() for x in search_rows.floors(best.to(DEVICE), doubt.to(DEVICE)))
+    ranks = [wanted >> i for i in range(4) if wanted >> i]
+    assert torch.equal(rungs, best[:, [rank - 1 for rank in ranks[1:]]])
+    assert (rungs.diff() >= 0).all()
+    exact = best[:, [rank - 1 for rank in ranks]].double() - 2 * doubt[:, None]
+    got = torch.cat([floor[:, None], rising], 1).double()
+    assert (got <= exact).all()
+    assert torch.allclose(got, exact, rtol=1e-6, atol=1e-29)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+@pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("n_keys", [40, 400])  # all scanned, and screened
+def test_an_index_refuses_queries_that_are_not_finite(n_keys, bad):
+    queries, keys, _ = search(20, n_keys, 70, K)
+    index = SearchIndex(keys.to(DEVICE), backend="triton")
+    queries = queries.clone()
+    queries[7, 66] = bad
+    with pytest.raises(ValueError, match=r"SearchIndex\.knn: queries must be finite.* row 7 \(1 "):
+        index.knn(queries.to(DEVICE), K)
+    huge = queries.double().nan_to_num(0.0, 0.0, 0.0) * 1e300
+    index.knn(huge.to(DEVICE), K)
 
 
 @pytest.mark.parametrize("name", ["clustered", "twins"])
@@ -153,7 +171,7 @@ def test_lists_that_overflow_are_scanned(monkeypatch, name):
     capacity = 16
     monkeypatch.setattr(gpu, "capacity_for", lambda n_keys, wanted: capacity)
     counts = []
-    screens = search_screen.screens(DEVICE)
+    screens = search_screen.SCREENS
 
     def screen(*args):
         counts.append(screens.screen(*args))
@@ -211,14 +229,14 @@ def test_ranking_uses_the_screen_and_the_mean_is_one_product():
 @pytest.mark.parametrize("k", [1, 2, 31, 50])
 def test_scan_finds_any_number_of_neighbors(k):
     queries, keys, _ = search(5, 50, 20, k)
-    cost, index = gpu._scan_all(queries.to(DEVICE), keys.to(DEVICE), k, False, False)
+    cost, index, _ = gpu._scan_all(queries.to(DEVICE), keys.to(DEVICE), k, False, False)
     assert_found([cost.cpu(), index.cpu()], queries, keys)
 
 
 def test_slices_of_the_keys_are_merged(monkeypatch):
     monkeypatch.setattr(search_exact, "tiles_for", lambda tiles, n: search_exact.Tiles(4, 16))
     keys = rows(30, 20).repeat(10, 1)
-    cost, index = gpu._scan_all(keys[:5].to(DEVICE), keys.to(DEVICE), 7, True, False)
+    cost, index, _ = gpu._scan_all(keys[:5].to(DEVICE), keys.to(DEVICE), 7, True, False)
     assert_found([cost.cpu(), index.cpu()], keys[:5], keys, True)
 
 
@@ -269,31 +287,6 @@ def test_gpu_finds_what_float64_finds(n_queries, n_keys, dim, backend):
     assert torch.equal(found.distance, distance)
 
 
-def test_graph_replays_the_search(backend):
-    queries, keys, _ = search(20, M, 40, K)
-    queries, index = queries.to(DEVICE), SearchIndex(keys.to(DEVICE), backend=backend)
-    index.knn(queries, K)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        found = index.knn(queries, K)
-    queries.copy_(rows(20, 40, seed=9))
-    graph.replay()
-    expected = reference.knn(queries.cpu(), keys, K, False)
-    assert torch.equal(found.distance.cpu(), expected[0])
-    assert torch.equal(found.index.cpu(), expected[1])
-
-
-def test_search_keeps_to_its_stream(backend):
-    queries, keys, _ = search(20, M, 40, K)
-    queries, keys = queries.to(DEVICE), keys.to(DEVICE)
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        found = knn(queries * 1, keys * 1, K, backend=backend)
-    stream.synchronize()
-    assert torch.equal(found.index, reference.knn(queries, keys, K, False)[1])
-
-
 # what the two screens promise each other (`search.Screens`), against plain PyTorch
 
 
@@ -317,9 +310,9 @@ def test_screen_lists_every_group_that_reaches_its_floor(n_queries, n_keys):
     scores = scores_of(q16, k16, bias)
     floor = scores.quantile(0.97, dim=1)
     floor[0] = -torch.inf
-    screens = search_screen.screens(DEVICE)
+    screens = search_screen.SCREENS
     count, first, score = (
-        value.cpu() for value in screens.screen(q16, k16, bias, floor.to(DEVICE), 1000)
+        value.cpu() for value in screens.screen(q16, k16, bias, floor.to(DEVICE), 1000, None)
     )
     for q in range(n_queries):
         starts = first[q, : count[q]].long()
@@ -337,8 +330,8 @@ def test_screen_lists_every_group_that_reaches_its_floor(n_queries, n_keys):
 def test_screen_counts_what_it_cannot_store():
     q16, k16, bias = halves(3, 1000, 64)
     floor = torch.full((3,), -torch.inf, device=DEVICE)
-    screens = search_screen.screens(DEVICE)
-    count, first, _ = screens.screen(q16, k16, bias, floor, 16)
+    screens = search_screen.SCREENS
+    count, first, _ = screens.screen(q16, k16, bias, floor, 16, None)
     tile = screens.width * screens.step
     last = min(screens.step, 1000 % tile)
     assert count.tolist() == [1000 // tile * screens.step + last] * 3
@@ -368,7 +361,7 @@ def test_another_pair_of_screens_gives_the_same_answers():
     def group_max(q16, k16, bias):
         return scores_of(q16, k16, bias).to(DEVICE).split(50, dim=1)[0]
 
-    def screen(q16, k16, bias, floor, capacity):
+    def screen(q16, k16, bias, floor, capacity, ladder):
         scores = scores_of(q16, k16, bias)
         found = scores >= floor.cpu()[:, None]
         order = found.int().argsort(dim=1, descending=True)[:, :capacity]
@@ -383,17 +376,6 @@ def test_another_pair_of_screens_gives_the_same_answers():
     assert_found(screened(queries, keys, screens=gpu.Screens(group_max, screen)), queries, keys)
 
 
-def test_chooses_tiles_that_agree_on_the_groups():
-    for capability in ((8, 0), (8, 6), (8, 9), (9, 0), (10, 0), (12, 0)):
-        for regroups in (False, True):
-            few, many = (
-                search_screen.blocks_for(capability, wanted, regroups) for wanted in (True, False)
-            )
-            assert few.keys == many.keys
-            assert few.width == many.width
-            assert few.queries < many.queries
-
-
 @pytest.mark.parametrize("wanted", [1, 2, 11, 50, 129, 1000, 2049])
 @pytest.mark.parametrize("n_keys", [128, 10_000, 1_000_000, 10**10])
 def test_lists_have_room_for_what_is_expected(n_keys, wanted):
@@ -403,177 +385,3 @@ def test_lists_have_room_for_what_is_expected(n_keys, wanted):
     assert n_keys // every // gpu.GROUP >= wanted
     assert capacity & (capacity - 1) == 0
     assert 4 * every * wanted <= capacity <= gpu.MOST_ENTRIES
-
-
-# compiled for GPUs this machine may not have, in the shapes that are launched
-
-ROOM = {80: 99 << 10, 90: 227 << 10}
-
-
-def spec(kernel, pointers, integers, constants, **options):
-    """Pointers as "name:type" words; launches find out that they are aligned."""
-    kinds = dict(word.split(":") for word in pointers.split())
-    return {
-        "kernel": kernel,
-        "signature": {name: f"*{kind}" for name, kind in kinds.items()}
-        | {name: "i64" if name == "itself" else "i32" for name in integers.split()},
-        "divisible": list(kinds),
-        "constants": constants,
-        "options": {"num_warps": 4, "enable_fp_fusion": False} | options,
-    }
-
-
-def screen_spec(blocks, append, depth=512):
-    return spec(
-        "screen_kernel",
-        "q_ptr:fp16 k_ptr:fp16 bias_ptr:fp32 floor_ptr:fp32 count_ptr:i32 first_ptr:i32 "
-        "score_ptr:fp32",
-        "n_queries n_keys every capacity groups",
-        {
-            "DEPTH": depth,
-            "APPEND": append,
-            "WIDTH": blocks.width if append else gpu.GROUP,
-            "BLOCK_Q": blocks.queries,
-            "BLOCK_K": blocks.keys,
-            "BLOCK_D": blocks.depth,
-        },
-        num_warps=blocks.warps,
-        num_stages=blocks.stages,
-        enable_fp_fusion=True,
-    )
-
-
-def place_spec(kind, dot):
-    return spec(
-        "place_kernel",
-        f"rows_ptr:{kind} center_ptr:fp64 scale_ptr:fp64 half_ptr:fp16 length_ptr:fp64 "
-        "residual_ptr:fp64 lift_ptr:fp64",
-        "stride_n n dim",
-        {"stride_d": 1, "PADDED": 512, "DOT": dot, "BLOCK_N": 8, "BLOCK_D": 128},
-        enable_fp_fusion=True,
-    )
-
-
-PLACING = [
-    place_spec("fp32", False),
-    place_spec("bf16", True),
-    spec(
-        "bias_kernel",
-        "length_ptr:fp64 residual_ptr:fp64 lift_ptr:fp64 factors_ptr:fp64 upper_ptr:fp32 "
-        "lower_ptr:fp32",
-        "n",
-        {"BLOCK": 1024},
-        enable_fp_fusion=True,
-    ),
-    spec(
-        "scale_kernel",
-        "largest_ptr:fp64 most_ptr:fp64 scale_ptr:fp64",
-        "",
-        {"LIMITED": True},
-        num_warps=1,
-        enable_fp_fusion=True,
-    ),
-    spec(
-        "doubt_kernel",
-        "norms_ptr:fp64 typical_ptr:fp64 scale_ptr:fp64 keys_typical_ptr:fp64 keys_scale_ptr:fp64 "
-        "offset_ptr:fp64 doubts_ptr:fp64 factors_ptr:fp64",
-        "stride_typical stride_keys_typical n dim",
-        {"DOT": False, "BLOCK": 128},
-        enable_fp_fusion=True,
-    ),
-    spec(
-        "floor_kernel",
-        "best_ptr:fp32 doubt_ptr:fp64 floor_ptr:fp32",
-        "n wanted",
-        {"BLOCK": 64, "WANTED": 16},
-        enable_fp_fusion=True,
-    ),
-    spec(
-        "floor_kernel",
-        "best_ptr:fp32 doubt_ptr:fp64 floor_ptr:fp32",
-        "n wanted",
-        {"BLOCK": 1, "WANTED": 4096},
-        enable_fp_fusion=True,
-    ),
-]
-ROWS = "queries_ptr:fp32 keys_ptr:{kind} cost_ptr:fp64 key_ptr:i64 "
-NUMBERS = "query_stride_n stride_n dim n_keys k itself "
-
-
-def rerank_spec(width, places):
-    together = search_exact.RERANK.keys // width
-    return spec(
-        "rerank_kernel",
-        ROWS.format(kind="fp32") + "count_ptr:i32 first_ptr:i32 score_ptr:fp32 reach_ptr:fp64 "
-        "unit_ptr:fp64",
-        NUMBERS + "capacity n_queries step",
-        {"query_stride_d": 1, "stride_d": 1, "DOT": False, "WIDTH": width}
-        | {"TOGETHER": together, "KP": places, "Q": search_exact.RERANK.queries, "UNROLL": 4},
-    )
-
-
-def scan_spec(tiles, kind, dot, places):
-    return spec(
-        "scan_kernel",
-        ROWS.format(kind=kind) + "order_ptr:i64 waiting_ptr:i64",
-        NUMBERS + "slices",
-        {"query_stride_d": 1, "stride_d": 1, "DOT": dot, "Q": tiles.queries, "E": tiles.keys}
-        | {"KP": places, "UNROLL": 4},
-    )
-
-
-EXACT = [
-    rerank_spec(16, 16),
-    rerank_spec(1, 2048),
-    scan_spec(search_exact.OVERFLOW, "fp32", False, 16),
-    scan_spec(search_exact.SCAN, "fp16", True, 1),
-    spec(
-        "overflow_kernel",
-        "count_ptr:i32 order_ptr:i64 waiting_ptr:i64",
-        "n_queries capacity",
-        {"BLOCK": 128},
-        enable_fp_fusion=True,
-    ),
-    spec(
-        "merge_kernel",
-        "order_ptr:i64 waiting_ptr:i64 partial_cost_ptr:fp64 partial_key_ptr:i64 cost_ptr:fp64 "
-        "key_ptr:i64",
-        "k slices",
-        {"Q": 1, "E": 1024, "KP": 16},
-        enable_fp_fusion=True,
-    ),
-    spec(
-        "dots_kernel",
-        "query_ptr:fp64 keys_ptr:fp32 out_ptr:fp64",
-        "stride_n dim n_keys",
-        {"stride_d": 1, "E": search_exact.OVERFLOW.keys, "UNROLL": 4},
-    ),
-]
-
-
-@pytest.mark.parametrize(
-    ("module", "specs"), [("search_exact_kernels", EXACT), ("search_kernels", PLACING)]
-)
-def test_kernels_compile(module, specs):
-    made = compile_all(f"vlcal.ops._triton.{module}", specs)
-    assert len(made) == 2 * len(specs)
-    for name, facts in made.items():
-        assert facts["shared"] <= ROOM[int(name.rsplit("/", 1)[1])], name
-        # float64 in the order of the reference: nothing rounded once that it rounds twice
-        assert facts["fused"] == 0 or module == "search_kernels", name
-
-
-@pytest.mark.parametrize("capability", [80, 90])
-def test_screens_compile_and_fit(capability):
-    specs = []
-    for few, append in ((False, True), (False, False), (True, True)):
-        blocks = search_screen.blocks_for((capability // 10, 0), few, search_screen.regroups())
-        specs.append(screen_spec(blocks, append) | {"capabilities": [capability]})
-    made = compile_all("vlcal.ops._triton.search_kernels", specs)
-    assert len(made) == len(specs)
-    for name, facts in made.items():
-        assert facts["shared"] <= ROOM[capability], name
-        assert facts["wgmma" if capability == 90 else "mma"] > 0, name
-        assert facts["copies"] == facts["wide_copies"] > 0, name
-        # Triton 3.2 names accumulators anew in every step, which its assembler undoes
-        assert facts["touched"] == 0 or search_screen.regroups(), name

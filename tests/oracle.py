@@ -1,7 +1,10 @@
 """No further from the float64 truth than twice the reference in the tested precision."""
 
+import pytest
 import torch
 from torch import Tensor
+
+from vlcal.ops import _triton
 
 
 def flatten(result) -> list[Tensor]:
@@ -24,6 +27,13 @@ def to_double(value):
 def device_of(backend):
     """Where the tests run a backend: the GPU backends on a GPU if there is one."""
     return "cuda" if backend in ("triton", "cuda") and torch.cuda.is_available() else "cpu"
+
+
+def cpu_backends():
+    """Backends that take CPU tensors, to parametrize by: Triton where it is interpreted, too."""
+    refusal = _triton.missing() or (None if _triton.interpreted() else "takes CUDA tensors")
+    skip = pytest.mark.skipif(refusal is not None, reason=f"triton: {refusal}")
+    return ["native", "reference", pytest.param("triton", marks=skip)]
 
 
 def moved(value, device):

@@ -6,6 +6,7 @@ import torch
 from torch.library import opcheck
 
 from tests.ops.cases import confidences
+from tests.oracle import cpu_backends
 from vlcal import _native
 from vlcal.ops import BinStatistics, bin_statistics, group_statistics
 
@@ -29,7 +30,7 @@ def test_all_ones_half_wrong_give_one_half():
     assert bins.count[-1] == 10
 
 
-@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("backend", cpu_backends())
 @pytest.mark.parametrize("closed", ["right", "left"])
 @pytest.mark.parametrize("n_bins", [1, 2, 3, 10, 15, 20])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
@@ -61,7 +62,7 @@ def test_left_closed_tenths_follow_float64_linspace():
     assert bins == [1, 2, 2, 4, 5, 5, 6, 8, 9]
 
 
-@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("backend", cpu_backends())
 def test_same_bits_for_any_split_order_and_thread_count(backend, generator):
     confidence, correct = confidences(200_000)
     whole = bin_statistics(confidence, correct, backend=backend).table
@@ -110,7 +111,7 @@ def test_only_equal_bins_are_added():
         left + bin_statistics(confidence, correct, 11)
 
 
-@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("backend", cpu_backends())
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -0.1, 1.0000001])
 def test_refuses_values_that_are_no_confidence(backend, bad):
     confidence, correct = confidences(100_000)
@@ -180,7 +181,7 @@ def test_uneven_edges_are_exact_too(isa, limit_isa):
     assert torch.equal(native, wanted)
 
 
-@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("backend", cpu_backends())
 def test_groups_refuse_what_is_out_of_range(backend):
     confidence, correct = confidences(100)
     group = torch.arange(100) % 5

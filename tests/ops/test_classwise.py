@@ -5,6 +5,7 @@ import torch
 from torch.library import opcheck
 
 from tests.ops.cases import stored_probs
+from tests.oracle import cpu_backends
 from vlcal import _native
 from vlcal.ops import bin_statistics, classwise_statistics
 
@@ -20,7 +21,7 @@ def test_toy_table():
     assert classes.errors().tolist() == pytest.approx([0.75 / 3, 0.75 / 3])
 
 
-@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("backend", cpu_backends())
 def test_each_class_is_binned_like_its_own_confidences(backend):
     probs, labels = stored_probs(1500, 30)
     classes = classwise_statistics(probs, labels, 10, closed="left", backend=backend)
@@ -30,7 +31,7 @@ def test_each_class_is_binned_like_its_own_confidences(backend):
         assert classes.errors()[label] == pytest.approx(alone.ece())
 
 
-@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("backend", cpu_backends())
 def test_given_edges_are_those_of_each_class(backend):
     probs, labels = stored_probs(1500, 30)
     probs[:9, 17] = 0
@@ -55,7 +56,7 @@ def test_same_bits_for_any_split_and_instruction_set(isa, limit_isa):
     assert torch.equal((parts[0] + parts[1]).table, whole)
 
 
-@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("backend", cpu_backends())
 @pytest.mark.parametrize("bad", [float("nan"), -0.1, 1.1])
 def test_refuses_values_that_are_no_probability(backend, bad):
     probs, labels = stored_probs(50, 40)

@@ -7,17 +7,12 @@ import torch
 from torch.library import opcheck
 
 from tests.ops.cases import plane
-from vlcal import _native, ops
+from tests.oracle import cpu_backends
+from vlcal import _native
 from vlcal.ops import kernel_density
 
 needs_native = pytest.mark.skipif(_native.missing() is not None, reason=str(_native.missing()))
-BACKENDS = [
-    pytest.param(backend.name, marks=pytest.mark.skipif(why is not None, reason=str(why)))
-    for backend in ops.OPS["kernel_density"]
-    for why in [backend.missing()]
-    if backend.name != "triton"
-]
-every_backend = pytest.mark.parametrize("backend", BACKENDS)
+every_backend = pytest.mark.parametrize("backend", cpu_backends())
 
 
 @every_backend

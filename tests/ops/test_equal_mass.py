@@ -5,6 +5,7 @@ import torch
 from torch.library import opcheck
 
 from tests.ops.cases import confidences, tied
+from tests.oracle import cpu_backends
 from vlcal import _native
 from vlcal.ops import equal_mass_statistics
 
@@ -72,7 +73,7 @@ def test_same_bits_for_every_thread_count(ties):
         torch.set_num_threads(threads)
 
 
-@pytest.mark.parametrize("backend", ["native", "reference"])
+@pytest.mark.parametrize("backend", cpu_backends())
 @pytest.mark.parametrize("bad", [float("nan"), -0.1, 1.0000001])
 @pytest.mark.parametrize("n", [10_000, 100_000])
 def test_refuses_values_that_are_no_confidence(backend, bad, n):

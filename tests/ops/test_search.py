@@ -8,11 +8,12 @@ import torch
 from torch.library import opcheck
 
 from tests.ops.cases import rows, search
+from tests.oracle import cpu_backends
 from vlcal import _native
 from vlcal.ops import SearchIndex, knn, proximity, rank_vocabulary, reference
 from vlcal.ops._directions import leading_directions
 
-BACKENDS = ["native", "reference"]
+BACKENDS = cpu_backends()
 
 
 def truth(queries, keys, k):

@@ -7,11 +7,12 @@ import torch
 from torch.library import opcheck
 
 from tests.ops.cases import stored_logits
+from tests.oracle import cpu_backends
 from vlcal import _native
 from vlcal.ops import softmax_statistics
 
 needs_native = pytest.mark.skipif(_native.missing() is not None, reason=str(_native.missing()))
-BACKENDS = ["native", "reference"]
+BACKENDS = cpu_backends()
 
 
 @pytest.mark.parametrize("backend", BACKENDS)

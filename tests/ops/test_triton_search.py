@@ -67,7 +67,6 @@ def test_every_precision_is_searched_as_it_is(dtype):
     assert_found(screened(queries.double(), keys), queries, keys)
 
 
-@pytest.mark.filterwarnings("ignore:overflow encountered:RuntimeWarning")
 @pytest.mark.parametrize("scale", [1e-300, 1e-120, 1e120, 1e300])
 def test_float64_at_the_ends_of_its_range(scale):
     # squares underflow to nothing or overflow to infinity, and then the lowest index comes first
@@ -152,7 +151,6 @@ def test_floors_are_what_witnesses_score_less_their_doubt_twice(n, wanted):
     assert torch.allclose(got, exact, rtol=1e-6, atol=1e-29)
 
 
-@pytest.mark.filterwarnings("ignore::RuntimeWarning")
 @pytest.mark.parametrize("bad", [torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("n_keys", [40, 400])  # all scanned, and screened
 def test_an_index_refuses_queries_that_are_not_finite(n_keys, bad):

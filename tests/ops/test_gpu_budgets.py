@@ -32,9 +32,8 @@ SPILLED, SPILLED_BY = 64, {"statistics": 96}
 # Instructions a thread spends on a unit of work, of the smallest loop that holds such an
 # instruction: how many units a thread does there is counted by it, or follows from the constants.
 UNITS = {
-    # an exponential is 16 a clock, so at 8 instructions the two are even; sums across threads at
-    # every step took 28
-    "gaussian_sums": (11.5, "a pair", "MUFU.EX2", lambda k: 32),
+    # 9.5; an exponential is 16 a clock, so at 8 the two are even; sums across threads took 28
+    "gaussian_sums": (11, "a pair", "MUFU.EX2", lambda k: 32),
     # 47; memory allows about 50 before it waits for them
     "softmax_rows": (56, "a logit", "MUFU.EX2", lambda k: k["ROWS"] * k["BLOCK"] / 128),
     # 127, at 16 bins: each sample is compared with every threshold

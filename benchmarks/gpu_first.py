@@ -300,7 +300,7 @@ TESTS = ["-q", "-rs", "-W", "default", "-p", "no:cacheprovider", "-p", "benchmar
 AGAINST = "tests/ops/test_against_reference.py"
 # six processes at once; each stops at the first wrong element
 SMOKE = {
-    "cuda search": ("tests/ops/test_cuda_search.py", "maxima or lists_hold or rise"),
+    "cuda search": ("tests/ops/test_gpu_screens.py", "cuda and (maxima or lists_hold or rise)"),
     "cuda bins": ("tests/ops/test_cuda_binning.py", "same_integers"),
     "triton search": (AGAINST, "good and (knn-triton or rank_vocabulary-triton)"),
     "triton logits": (AGAINST, "good and (softmax-triton or logit_statistics-triton)"),
@@ -330,7 +330,7 @@ def commands(stage: str, folder: Path) -> dict[str, list[str]]:
         return {"tests": [*pytest, *workers, "tests/ops", "-k", chosen]}
     if stage == "sanitizers":
         sanitizer = ["compute-sanitizer", "--error-exitcode", "9", "--tool"]
-        small = ["tests/ops/test_cuda_search.py", "tests/ops/test_cuda_binning.py", "-k"]
+        small = ["tests/ops/test_gpu_screens.py", "tests/ops/test_cuda_binning.py", "-k"]
         chosen = "lists_count or apart or same_integers"
         return {
             tool: [*sanitizer, tool, *pytest, *small, chosen] for tool in ("memcheck", "synccheck")

@@ -28,8 +28,8 @@ inline int attribute(cudaDeviceAttr which, int device, const char* who) {
   return value;
 }
 
-// Launches of this thread go to the device from here on. All code here is for compute capability 9.0. The caller has
-// made it torch's device too, and puts that back: to put back our own would make a context on a device that nobody uses.
+// Launches of this thread go to the device from here on, which must have compute capability 9.0. The caller has made it
+// torch's device too, and puts that back. Putting ours back would make a context on a device that nobody uses.
 inline void use_device(int device, const char* who) {
   const int is = 10 * attribute(cudaDevAttrComputeCapabilityMajor, device, who) +
                  attribute(cudaDevAttrComputeCapabilityMinor, device, who);
@@ -55,7 +55,8 @@ int blocks_for(Kernel* kernel, int threads, int shared, int64_t tiles, int devic
   if (shared > 48 * 1024) allow_shared(kernel, device, who);
   check(cudaOccupancyMaxActiveBlocksPerMultiprocessor(&resident, kernel, threads, shared), who);
   if (resident < 1) refuse(who, "the device has no room for a block with ", shared, " bytes of shared memory");
-  return static_cast<int>(std::min<int64_t>(tiles, int64_t{resident} * attribute(cudaDevAttrMultiProcessorCount, device, who)));
+  const int64_t at_once = int64_t{resident} * attribute(cudaDevAttrMultiProcessorCount, device, who);
+  return static_cast<int>(std::min(tiles, at_once));
 }
 
 }  // namespace vlcal::cuda

@@ -18,9 +18,9 @@ struct Pairs {
   const float* bias;  // [n_keys]
 };
 
-// Lists of entries of which a key reaches the floor: `count` [n_queries] starts at 0 and counts those that no longer fit,
-// too. An entry of id i stands for the keys i, i + 8, ..., i + 56 that exist, and has the largest of their scores. The
-// floors rise as `ladder` says: `rungs` of them a query, ascending; without rungs they stay.
+// Lists of entries. An entry of id i stands for the keys i, i + 8, ..., i + 56 that exist, and has the largest of their
+// scores; it is in the list of a query if that reaches the query's floor. `count` [n_queries] starts at 0 and counts the
+// entries that no longer fit, too. Floors rise with the rungs of a query, of which there may be none.
 struct SurvivorLists {
   float* floor;  // [n_queries]
   int64_t capacity;

@@ -1,5 +1,5 @@
-// The screens, for compute capability 9.0: a producer warp streams tiles of keys by the copy engine (TMA) through a ring of
-// stages, two warpgroups multiply them (wgmma) with 64 queries each that stay in shared memory as long as they fit.
+// The screens, for compute capability 9.0: a producer warp streams tiles of keys by the copy engine (TMA) through a ring
+// of stages, two warpgroups multiply them (wgmma) with 64 queries each that stay in shared memory as long as they fit.
 //
 // Each stage has two barriers. `full` counts the bytes of its copies; `empty` counts one arrival of each consumer warp
 // once the products that read the stage are done.

@@ -164,10 +164,8 @@ BENCHMARKS: dict[str, Call] = {
 }
 ODD: dict[str, Call] = {
     "softmax of ones": partial(softmax, n=5, c=1, d=1),
-    "odd softmax, fast": partial(softmax, n=130, c=300, d=70, k=3, precision="fast"),
     "statistics of ones": partial(statistics, n=5, c=7, d=1),
     "gradients of ones": partial(gradients, n=5, c=1, d=1),
-    "odd gradients": partial(gradients, n=130, c=300, d=70, fast=True),
     "many neighbors": partial(indexed, n=20, m=300_000, k=2000),
     "odd search": partial(
         searched, call=lambda q, k: knn(q, k, 7), n=67, m=2051, d=70, dtype=torch.bfloat16

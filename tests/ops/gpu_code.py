@@ -20,27 +20,31 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[2]
-OLDEST_TRITON = (3, 6)  # what `vlcal.ops._triton` runs with
+PROCESSES = 2
 
 
-def compile_calls(names: Sequence[str], processes: int = 2) -> list[dict[str, Any]]:
+def compile_calls(names: Sequence[str], capability: int = 90, room: int = 227) -> list[dict]:
     """Facts of every kernel that calls of `gpu_calls.BUDGETED` launch, each specialization once.
 
-    A kernel is compiled for compute capability 9.0. Its facts: `kernel`, `call`, `constants`,
-    `warps`, `shared` (bytes), `ahead` (loads under way beside the one it waits for), `layouts` (how
-    threads share a block), those of `ptx_facts`, `ptxas_facts`, and as `code` its `instructions`.
+    The GPU has this compute capability and so many KiB of shared memory. Facts of a kernel:
+    `kernel`, `call`, `constants`, `warps`, `shared` (bytes), `ahead` (loads under way beside the
+    one it waits for), `layouts` (how threads share a block), those of `ptx_facts` and
+    `ptxas_facts`, and as `code` its `instructions`.
     """
-    with ThreadPoolExecutor(processes) as pool:
-        parts = [names[part::processes] for part in range(processes)]
-        return [fact for made in pool.map(_compile, filter(None, parts)) for fact in made]
+
+    def compiled(part: int) -> list[dict]:
+        return _compile(names[part::PROCESSES], str(capability), str(room))
+
+    with ThreadPoolExecutor(PROCESSES) as pool:
+        return [fact for made in pool.map(compiled, range(PROCESSES)) for fact in made]
 
 
-def _compile(names: Sequence[str]) -> list[dict[str, Any]]:
+def _compile(names: Sequence[str], *gpu: str) -> list[dict]:
     environment = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
     with tempfile.TemporaryDirectory() as folder:
         environment |= {"TRITON_ALWAYS_COMPILE": "1", "TRITON_CACHE_DIR": folder}
         done = subprocess.run(
-            [sys.executable, "-W", "ignore", "-m", "tests.ops.gpu_code", *names],
+            [sys.executable, "-W", "ignore", "-m", "tests.ops.gpu_code", *gpu, *names],
             cwd=ROOT,
             capture_output=True,
             text=True,
@@ -51,7 +55,7 @@ def _compile(names: Sequence[str]) -> list[dict[str, Any]]:
     return json.loads(done.stdout.splitlines()[-1])
 
 
-def _main(names: Sequence[str]) -> None:
+def _main(capability: int, room: int, names: Sequence[str]) -> None:
     import contextlib
     import io
     from types import SimpleNamespace
@@ -65,7 +69,7 @@ def _main(names: Sequence[str]) -> None:
     from tests.ops.gpu_calls import BUDGETED
 
     knobs.nvidia.dump_ptxas_log = True
-    target = GPUTarget("cuda", 90, 32)
+    target = GPUTarget("cuda", capability, 32)
     driver.set_active(
         SimpleNamespace(
             get_current_target=lambda: target,
@@ -104,7 +108,8 @@ def _main(names: Sequence[str]) -> None:
         made[id(compiled)] = compiled, facts
 
     for name in names:
-        with fake_cuda(capturing=True, compile_launch=compile_launch) as gpu:
+        kind = {"capability": divmod(capability, 10), "shared": room << 10}
+        with fake_cuda(capturing=True, compile_launch=compile_launch, **kind) as gpu:
             BUDGETED[name](gpu.device)
     print(json.dumps([facts for _, facts in made.values()]))
 
@@ -252,4 +257,4 @@ def loop_with(code: Code, wanted: str) -> list[str]:
 
 
 if __name__ == "__main__":
-    _main(sys.argv[1:])
+    _main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3:])

@@ -1,6 +1,6 @@
 // Runs the screens as they are launched, on a CUDA runtime that is not there: it holds the launchers to its rules, and
-// what they launch runs on the emulator, with the tensor maps they made, against a plain loop. Values are small integers,
-// so that every sum is exact in any order.
+// what they launch runs on the emulator, with the tensor maps they made. Results are compared with a plain loop; values
+// are small integers, so that every sum is exact in any order.
 #include <cuda.h>
 #include <cuda_runtime_api.h>
 
@@ -361,8 +361,10 @@ void check_refusal(const char* why, Call&& call) {
 
 int main() {
   check_arithmetic();
-  for (const Case& c : {Case{0, 130, 300, 64, 2}, {0, 0, 10, 64, 1}, {4, 1, 1, 64, 1}, {0, 200, 700, 64, 2},
-                        {4, 100, 4, 64, 1}, {4, 100, 7, 64, 1}, {4, 70, 513, 320, 1}, {3, 65, 257, 576, 1}, {0, 5, 1300, 512, 1}}) {
+  const Case cases[] = {{0, 130, 300, 64, 2}, {0, 0, 10, 64, 1},    {4, 1, 1, 64, 1},
+                        {0, 200, 700, 64, 2}, {4, 100, 4, 64, 1},   {4, 100, 7, 64, 1},
+                        {4, 70, 513, 320, 1}, {3, 65, 257, 576, 1}, {0, 5, 1300, 512, 1}};
+  for (const Case& c : cases) {
     Check(c).run();
   }
   // the limit belongs to the kernel: what needs less must not lower it for what needs more

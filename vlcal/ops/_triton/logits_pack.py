@@ -28,22 +28,21 @@ class Shape(NamedTuple):
 
 # by products per pair of values, where shared memory is that of Hopper
 STAGES = {1: 4, 3: 3}
+BYTES = {1: 2 * STEP * (BLOCK + BLOCK), 3: 4 * STEP * (BLOCK + BLOCK)}  # of a stage
 WARPS = 8
 
 
 def shape(device: torch.device, terms: int) -> Shape:
     """How to launch tiles of products on the device."""
-    parts = 1 if terms == 1 else 2
-    return Shape(_triton.stages(device, STAGES[terms], parts * 2 * STEP * (BLOCK + BLOCK)))
+    return Shape(_triton.stages(device, STAGES[terms], BYTES[terms]))
 
 
 def walk_shape(device: torch.device, terms: int) -> Shape:
     """How to launch the walk over the classes on the device."""
-    usual = shape(device, terms)
-    if terms == 3 or usual.stages < STAGES[1]:
-        return usual
-    # two programs on a multiprocessor: one adds up exponentials under the other's products
-    return Shape(stages=3, registers=128)
+    if terms == 1 and _triton.stages(device, 6, BYTES[1]) == 6:
+        # two programs on a multiprocessor: one adds up exponentials under the other's products
+        return Shape(stages=3, registers=128)
+    return shape(device, terms)
 
 
 class Classes(NamedTuple):

@@ -33,6 +33,8 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
+    # two workers, which tests have by default, would time each other
+    config.option.dist, config.option.tx = "no", []
     config.addinivalue_line("python_files", "bench_*.py")
     config.addinivalue_line("python_functions", "bench_*")
     # peers warn about themselves; our own warnings are the tests' business

@@ -239,7 +239,7 @@ def test_range_and_difference_of_rows(backend):
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 def test_autocast_changes_nothing(dtype):
     image, text, labels = features(20, 50, 64, dtype)
-    for backend in BACKENDS:
+    for backend in ("native", "reference"):
         plain = calibrated_softmax(image, text, 100.0, labels=labels, backend=backend)
         with torch.autocast("cpu", torch.bfloat16):
             cast = calibrated_softmax(image, text, 100.0, labels=labels, backend=backend)

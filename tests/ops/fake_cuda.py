@@ -64,6 +64,7 @@ class FakeGPU(TorchDispatchMode):
         self.launches: list[Launch] = []
         self.operations: list[str] = []
         self.waits: list[str] = []
+        self.launched_before_waits: list[int] = []
         self.live = self.peak = 0
         self._storages: dict[int, int] = {}
 
@@ -74,6 +75,7 @@ class FakeGPU(TorchDispatchMode):
 
     def wait(self, what: str) -> None:
         self.waits.append(what)
+        self.launched_before_waits.append(len(self.launches))
         if self.capturing:
             raise Waits(f"{what} waits for the device while a graph is captured")
 

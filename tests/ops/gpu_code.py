@@ -6,6 +6,7 @@ themselves choose every argument. What is read: remarks of ptxas, PTX, and machi
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import re
@@ -29,7 +30,7 @@ def compile_calls(names: Sequence[str], capability: int = 90, room: int = 227) -
     The GPU has this compute capability and so many KiB of shared memory. Facts of a kernel:
     `kernel`, `call`, `constants`, `warps`, `shared` (bytes), `ahead` (loads under way beside the
     one it waits for), `layouts` (how threads share a block), those of `ptx_facts` and
-    `ptxas_facts`, and as `code` its `instructions`.
+    `ptxas_facts`, and for `code_of` the `cubin`.
     """
 
     def compiled(part: int) -> list[dict]:
@@ -101,9 +102,7 @@ def _main(capability: int, room: int, names: Sequence[str]) -> None:
         facts |= {"ahead": max(map(int, waits), default=0), **ptx_facts(compiled.asm["ptx"])}
         facts |= ptxas_facts(log.getvalue())
         facts["layouts"] = sorted(re.findall(r"^#blocked = .*", compiled.asm["ttgir"], re.M))
-        with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
-            Path(file.name).write_bytes(compiled.asm["cubin"])
-            (facts["code"],) = instructions(Path(file.name))
+        facts["cubin"] = base64.b64encode(compiled.asm["cubin"]).decode()
         # kept alive, or another could have its address
         made[id(compiled)] = compiled, facts
 
@@ -223,9 +222,11 @@ def disassembled(cubin: Path) -> str:
     raise FileNotFoundError("no cuobjdump that reads this machine code was found")
 
 
-def instructions(cubin: Path) -> list[Code]:
-    """Of each kernel the address and the text of every instruction."""
-    return [_parsed(kernel) for kernel in disassembled(cubin).split("Function : ")[1:]]
+def code_of(kernel: dict) -> Code:
+    """The address and the text of every instruction of what `compile_calls` returned."""
+    with tempfile.NamedTemporaryFile(suffix=".cubin") as file:
+        Path(file.name).write_bytes(base64.b64decode(kernel["cubin"]))
+        return _parsed(disassembled(Path(file.name)).split("Function : ")[1])
 
 
 def _parsed(kernel: str) -> Code:

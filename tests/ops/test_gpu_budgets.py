@@ -11,6 +11,7 @@ import pytest
 from tests.ops import gpu_calls
 from tests.ops.gpu_code import (
     ROOT,
+    code_of,
     compile_calls,
     compile_cu,
     loop_with,
@@ -143,7 +144,7 @@ def test_a_unit_of_work_takes_few_instructions(kernels, name):
     ]
     assert benchmarks
     for kernel in benchmarks:
-        count = len(loop_with(kernel["code"], wanted)) / units(kernel["constants"])
+        count = len(loop_with(code_of(kernel), wanted)) / units(kernel["constants"])
         assert count <= most, f"{count:.1f} instructions {what} in {kernel['call']}"
 
 

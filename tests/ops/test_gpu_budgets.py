@@ -26,10 +26,10 @@ pytestmark = [
 ]
 
 HOPPER = 227 << 10  # bytes of shared memory that a program can have
-# Products wait for each other: half of the tensor cores' time. Only the backward products of the
-# cross-entropy in "fast" do; they are to be replaced by a library's.
+# Products that wait for each other leave the tensor cores idle. Only the backward products of the
+# cross-entropy in "fast" precision do; a library's product is to replace them.
 SERIALIZED = {("multiply", 1)}
-# Says that the compiler put an instruction in that costs nothing: every step ends a tile there.
+# The compiler inserted an arrive instruction, in screens of up to 64 dimensions; it costs nothing.
 HARMLESS = "(C7519)"
 # Bytes a thread. Two tiles of sums are alive in the statistics of two models.
 SPILLED, SPILLED_BY = 64, {"statistics": 96}
@@ -38,13 +38,13 @@ SPILLED, SPILLED_BY = 64, {"statistics": 96}
 UNITS = {
     # 9.5; an exponential is 16 a clock, so at 8 the two are even; sums across threads took 28
     "gaussian_sums": (11, "a pair", "MUFU.EX2", lambda k: 32),
-    # 47; memory allows about 50 before it waits for them
+    # 47, so the instructions bound it: reading a logit from memory takes as long as 28
     "softmax_rows": (56, "a logit", "MUFU.EX2", lambda k: k["ROWS"] * k["BLOCK"] / 128),
     # 127, at 16 bins: each sample is compared with every threshold
     "bin_sums": (145, "a sample", "LDG", lambda k: k["BLOCK"] / 128),
     # 145, the same for a probability
     "classwise_sums": (165, "a probability", "LDG", lambda k: k["ROWS"] * k["CLASSES"] / 128),
-    # 21: the tensor cores take 16 clocks for a logit of 512 dimensions and four schedulers
+    # 21; the product of a logit of 512 dimensions takes the tensor cores as long as 32
     "walk": (24, "a logit", "MUFU.EX2", lambda k: 64),
     # 27, of which the gradient is stored
     "logit_gradients": (30, "a logit", "MUFU.EX2", lambda k: 64),

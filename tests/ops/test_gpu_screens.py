@@ -71,7 +71,7 @@ def truth(q16, k16, bias):
 
 
 def listed(screens, q16, k16, bias, floor, capacity, rungs=None, wanted=1):
-    """The lists; floors stay if there are no rungs, else they rise to them."""
+    """Run the screen; without `rungs` its floors are fixed, with them they can rise to a rung."""
     rungs = floor.new_empty(len(floor), 0) if rungs is None else rungs
     gap = bias.new_zeros(-(-len(bias) // GAP_KEYS))
     ladder = gpu.Ladder(gap, rungs, rungs.clone(), wanted)

@@ -24,7 +24,7 @@ def interpreted() -> bool:
     return _INTERPRETED
 
 
-OLDEST = (3, 6)  # release of Triton that the kernels are compiled and read with
+OLDEST = (3, 6)  # the oldest Triton whose compiled kernels were checked
 _INTERPRETED = os.environ.get("TRITON_INTERPRET", "0") == "1"
 
 
@@ -42,7 +42,7 @@ def missing() -> str | None:
 
 @lru_cache
 def stages(device: torch.device, wanted: int, size: int) -> int:
-    """How many stages of `size` bytes a kernel gets: those wanted, or as many as the device has."""
+    """Stages of `size` bytes for a kernel: `wanted`, or fewer if the device has less memory."""
     if interpreted():
         return 1
     room = torch.cuda.get_device_properties(device).shared_memory_per_block_optin

@@ -30,13 +30,13 @@ def units_of(confidence):
 
 @triton.jit
 def add_to(ptr, value, mask):
-    """Add what is not 0, without an order: the default would fence the whole device each time."""
+    """Add nonzero values in relaxed order; Triton's default fences the device at each addition."""
     tl.atomic_add(ptr, value, mask=mask & (value != 0), sem="relaxed")
 
 
 @triton.jit
 def count_bad(bad_ptr, wrong):
-    """Add the sum of a program to one place of the device, unless it is 0."""
+    """Add the number of bad rows of this program to one counter, unless it is 0."""
     total = tl.sum(wrong, 0)
     tl.atomic_add(bad_ptr, total, mask=total != 0, sem="relaxed")
 

@@ -1,15 +1,16 @@
 """Gaussian sums: every query against every point, no matrix of pairs.
 
-A program takes some queries and one slice of the points. It keeps a tile of float32 sums, STEPS
-terms in each, before it adds them up across threads and in float64: adding up across threads at
-every step took twice as long as the terms themselves. How the points are sliced depends on their
-number alone, so a sum does not depend on the other queries.
+A program takes some queries and one slice of the points. It keeps a tile of float32 sums and adds
+STEPS terms to each before it adds the sums up across threads and in float64. Adding up across
+threads at every step took 28 instructions a pair instead of 9.5. The slices of the points depend on
+the number of points alone, so a sum does not depend on the other queries.
 """
 
 import triton
 import triton.language as tl
 
-FARTHEST = tl.constexpr(200.0)  # 2^-d of this, and of NaN, is 0 in float32
+# 2^-200 is 0 in float32; the minimum with it turns NaN (inf * 0, if a bandwidth is huge) to 0, too
+FARTHEST = tl.constexpr(200.0)
 
 
 @triton.jit

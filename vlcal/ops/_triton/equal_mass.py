@@ -1,8 +1,8 @@
 """Statistics over bins of equal count on a GPU, exact; nothing here waits for the device.
 
-By a stable sort of all samples, with any number of bins and either rule for ties. Or, where the
-kernels in CUDA C++ are, in two passes: the first adds up the samples by the 16 leading bits of the
-confidence, the second takes the at most B - 1 cells apart that reach over a border of two bins.
+`by_sort` sorts all samples, for any number of bins and either rule for ties. `by_cells` reads them
+twice instead and needs the kernels in CUDA C++. Its first pass adds up the samples by the 16
+leading bits of the confidence. Its second pass splits the cells that hold a border of two bins.
 """
 
 from __future__ import annotations

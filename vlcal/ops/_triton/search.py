@@ -138,7 +138,7 @@ class Index:
     def search(self, queries: Tensor, k: int, exclude_self: bool) -> tuple[Tensor, Tensor, Tensor]:
         """Squared distances float64 and indices int64, [Q, k], smallest first; and bad rows.
 
-        The last is an integer that waits on the device: 0 if all queries are finite.
+        The last is on the device and 0 if all queries are finite.
         """
         if why := refuse_knn(queries, self.keys, k):
             raise NotImplementedError(f"SearchIndex: {why}")
@@ -151,7 +151,7 @@ def find(
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Squared distances or negated dots [Q, k] float64 and keys [Q, k] int64, smallest first.
 
-    And on the device an integer that is 0 if all queries are finite.
+    The last is on the device and 0 if all queries are finite.
     """
     if len(queries) < FEW_QUERIES or not worth_a_screen(len(keys), k + exclude_self):
         return _scan_all(queries, keys, k, exclude_self, dot)

@@ -359,6 +359,10 @@ def plane(n, m, dtype=torch.float32, bandwidth=(0.07, 0.02)):
     return values[:n], values[n:], torch.tensor(bandwidth, dtype=torch.float64)
 
 
+def _line(n):
+    return torch.stack([torch.linspace(0, 1, n), torch.full((n,), 0.5)], 1)
+
+
 DENSITY = [
     Case("three hundred", lambda: (plane(70, 300), {})),
     *[
@@ -368,6 +372,8 @@ DENSITY = [
     Case("many slices", lambda: (plane(5, 70_001), {})),
     Case("wide", lambda: (plane(40, 90, bandwidth=(30.0, 1e6)), {})),
     Case("narrow", lambda: (plane(40, 90, bandwidth=(1e-3, 1e-3)), {})),
+    # one axis counts for nothing and the other has one value: the density is 1 / (2 pi h1 h2)
+    Case("infinitely wide", lambda: ((_line(40), _line(90), [1e46, 1e-40]), {})),
     Case("on the points", lambda: ((plane(0, 90)[1], plane(0, 90)[1], [0.4, 0.4]), {})),
     Case("only ties", lambda: ((torch.ones(9, 2), torch.ones(40, 2), [0.3, 0.2]), {})),
     Case("far tails", lambda: ((torch.arange(80.0).view(40, 2), torch.zeros(7, 2), [1, 2]), {})),

@@ -9,7 +9,7 @@ import sys
 import pytest
 import torch
 
-from benchmarks import gpu_first
+from benchmarks import gpu_first, gpu_stages
 from benchmarks.gpu_plan import PLAN, stored_rows, table
 from benchmarks.rows import HERE
 from vlcal import ops
@@ -21,8 +21,7 @@ needs_interpreter = pytest.mark.skipif(
 
 
 def test_every_gpu_backend_has_a_comparison():
-    # proximity is knn and a mean, logit statistics and groups are parts of what is compared, and
-    # equal-mass bins in Triton are torch's sort
+    # these share the kernels of ops that have a comparison; equal-mass bins in Triton sort by torch
     parts = {"proximity", "rank_vocabulary", "logit_statistics", "group_statistics"}
     on_gpu = {
         (op, backend.name)
@@ -67,7 +66,7 @@ def test_a_wrong_backend_is_timed_and_called_wrong(monkeypatch, tmp_path):
     )
     (rows,) = (
         list(rows())
-        for item, rows in gpu_first.compare(gpu_first.Clock(True)).items()
+        for item, rows in gpu_stages.compare(gpu_stages.Clock(True)).items()
         if item.startswith("bin_statistics")
     )
     assert rows[0]["note"] == "WRONG: triton differs from the float64 answer"
@@ -76,7 +75,7 @@ def test_a_wrong_backend_is_timed_and_called_wrong(monkeypatch, tmp_path):
 
 @needs_interpreter
 def test_kernels_are_recorded_and_can_be_launched_again():
-    items = gpu_first.kernels(gpu_first.Clock(True))
+    items = gpu_stages.kernels(gpu_stages.Clock(True))
     (rows,) = (list(rows()) for item, rows in items.items() if item.startswith("softmax_stat"))
     assert [row["peer"] for row in rows] == ["softmax_rows"]
     assert float(rows[0]["p50_ms"]) > 0

@@ -34,6 +34,11 @@ def test_ops_example_runs_as_printed(generator):
     assert scope["out"].topk_prob.shape == (50, 5)
 
 
+def test_other_names_example_runs_as_printed():
+    assert len(BLOCKS) == 3
+    exec(compile(BLOCKS[2], "README", "exec"), {})
+
+
 def test_every_environment_variable_is_listed():
     text = README.read_text()
     root = README.parent
